@@ -1,0 +1,28 @@
+"""Obol: a usage-based-billing gateway. This page is the map.
+
+A call's journey (`proxy/forward.py` tells it on one screen):
+
+    client -> wire.credential -> billing.principals (cached) -> wire.target -> billing.pricing.ceiling
+           -> ledger.wallets.hold        Redis trip 1
+           -> proxy.upstream             bytes through; proxy.metering watches
+           -> ledger.wallets.settle      Redis trip 2, appends to the journal
+    journal -> worker.flusher -> PostgreSQL
+
+Packages, top to bottom; each imports only from those below it (a test holds this):
+
+    app            composition root: routes, start-up, shut-down
+    proxy          the gateway path
+    api            the REST resources
+    worker         the loops: flush, reap, grant, partition
+    pages          the read-only dashboard; checkout is to come
+    local          embedded engines, supervisor, demo, fake provider
+    billing        who pays, for what, how much
+    ledger         live wallets in Redis: scripts, connection, journal
+    store          PostgreSQL: migrations, named queries, secrets
+    prices, counting, providers   the price book, token counts, the provider table
+    wire           PURE: formats, targets, credentials, metadata
+    core           PURE: money, usage, meters, prices, SSE
+    settings, errors, metrics, background, log, share      leaves
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The arithmetic of billing. Pure: no asyncio, no sockets, no databases, no clock."""

@@ -1,0 +1,314 @@
+"""What a provider charges for one call: integer rates, and the cost of a `Usage` under them.
+
+A rate is an integer number of atto-dollars (1e-18 USD) for the unit that its name ends with: a million tokens
+(`_mtok`), a million characters (`_mchars`), an hour (`_hours`) or a thousand of something counted (`_kcount`).
+These are the units price lists are published in, so every published price is an exact integer here, while
+pico-dollars a token would round real ones (0.0833 USD a million tokens, 0.04 USD an hour of audio). A sum is
+kept exact over the common denominator of the four units and rounded once, half up, to nano-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import ROUND_HALF_UP, Decimal
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import astuple
+
+from gateway.core.money import divide_half_up
+from gateway.core.usage import ExtraUsage, Usage
+
+ATTO = 10**18
+_ATTO_PER_NANO = 10**9
+_HOUR_US = 3_600_000_000
+_UNIT_SIZES = {"mtok": 1_000_000, "mchars": 1_000_000, "hours": _HOUR_US, "kcount": 1_000}
+_DENOMINATOR = _HOUR_US * _ATTO_PER_NANO
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Atto-dollars per unit; the unit stands last in the name. None: the provider publishes no such price.
+
+    A token class without a price of its own is charged as the class it is a part of (`_CHARGED_AS`).
+    """
+
+    input_mtok: int | None = None
+    cached_input_mtok: int | None = None
+    cache_write_mtok: int | None = None
+    cache_write_1h_mtok: int | None = None
+    input_audio_mtok: int | None = None
+    cached_audio_mtok: int | None = None
+    input_image_mtok: int | None = None
+    output_mtok: int | None = None
+    reasoning_mtok: int | None = None
+    output_audio_mtok: int | None = None
+    output_image_mtok: int | None = None
+    input_mchars: int | None = None
+    output_mchars: int | None = None
+    input_hours: int | None = None
+    output_hours: int | None = None
+    images_kcount: int | None = None
+    web_searches_kcount: int | None = None
+    search_units_kcount: int | None = None
+    requests_kcount: int | None = None
+
+
+RATE_NAMES: tuple[str, ...] = Rates.__struct_fields__
+_WEIGHTS = {name: _HOUR_US // _UNIT_SIZES[name.rpartition("_")[2]] for name in RATE_NAMES}
+
+# Where both parents of cached audio have a price, the dearer one (audio) is taken.
+_CHARGED_AS: dict[str, tuple[str, ...]] = {
+    "cached_input_mtok": ("input_mtok",),
+    "cache_write_mtok": ("input_mtok",),
+    "cache_write_1h_mtok": ("cache_write_mtok", "input_mtok"),
+    "input_audio_mtok": ("input_mtok",),
+    "cached_audio_mtok": ("input_audio_mtok", "cached_input_mtok", "input_mtok"),
+    "input_image_mtok": ("input_mtok",),
+    "reasoning_mtok": ("output_mtok",),
+    "output_audio_mtok": ("output_mtok",),
+    "output_image_mtok": ("output_mtok",),
+}
+
+# Tier names that say "the ordinary price" in the vendors' requests and responses.
+_STANDARD_TIERS = frozenset({None, "", "standard", "default", "auto", "on_demand", "standard_only"})
+
+_INPUT_MEASURES = (("input_characters", "input_mchars"), ("input_us", "input_hours"))
+_OUTPUT_MEASURES = (("output_characters", "output_mchars"), ("output_us", "output_hours"), ("images", "images_kcount"))
+_FEES = (("web_searches", "web_searches_kcount"), ("search_units", "search_units_kcount"))
+
+_INPUT_FIELD, _OUTPUT_FIELD = (Usage.__struct_fields__.index(name) for name in ("input_tokens", "output_tokens"))
+
+Counts = dict[str, int]
+"""Units used, by the name of the rate that prices them: tokens, characters, microseconds or pieces."""
+
+
+class Band(msgspec.Struct, frozen=True):
+    """The rates of a request whose prompt, cached tokens included, has more than `above_input_tokens` tokens."""
+
+    above_input_tokens: int
+    rates: Rates
+
+
+class Tariff(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rates, and the long-context bands in ascending order. A band prices the whole request, not the excess."""
+
+    rates: Rates
+    bands: tuple[Band, ...] = ()
+
+    def rates_for(self, input_tokens: int) -> Rates:
+        rates = self.rates
+        for band in self.bands:
+            if input_tokens > band.above_input_tokens:
+                rates = band.rates
+        return rates
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Nano-dollars. `total_nano` is authoritative and is `input_nano` + `output_nano`.
+
+    Fees for the request, for searches and for reranking are part of the input, those for images of the output.
+    `unpriced` names the fields of the usage that no rate covers: the total does not contain them.
+    """
+
+    input_nano: int
+    output_nano: int
+    total_nano: int
+    unpriced: tuple[str, ...] = ()
+
+
+class _Charge(NamedTuple):
+    """Exact numerators over `_DENOMINATOR` nano-dollars."""
+
+    input: int
+    output: int
+    unpriced: tuple[str, ...]
+
+
+class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one model costs at one provider.
+
+    `service_tiers` holds the tariffs of the tiers that have one of their own, complete. Audio shorter than
+    `minimum_input_us` is charged as that long.
+    """
+
+    model: str
+    standard: Tariff
+    service_tiers: Mapping[str, Tariff] = {}
+    minimum_input_us: int = 0
+
+    def cost(
+        self,
+        usage: Usage,
+        service_tier: str | None = None,
+        price_of: Callable[[str], ModelPrice | None] | None = None,
+    ) -> Cost:
+        """The cost of one request. `price_of` finds the price of the other models in `usage.extra`.
+
+        A tier without a tariff is charged as the standard one and named in `unpriced` as "service_tier".
+        """
+        if service_tier in _STANDARD_TIERS and (plain := self._plain(usage)) is not None:
+            return plain
+        charge = self._charge(usage, service_tier)
+        if usage.extra:
+            charges = [charge, *(self._extra(extra, service_tier, price_of) for extra in usage.extra)]
+            charge = _Charge(
+                sum(each.input for each in charges),
+                sum(each.output for each in charges),
+                tuple(dict.fromkeys(name for each in charges for name in each.unpriced)),
+            )
+        total_nano = divide_half_up(charge.input + charge.output, _DENOMINATOR)
+        # Rounding up is monotone, so the output's share never exceeds the total and the rest is never negative.
+        output_nano = divide_half_up(charge.output, _DENOMINATOR)
+        return Cost(total_nano - output_nano, output_nano, total_nano, charge.unpriced)
+
+    def _plain(self, usage: Usage) -> Cost | None:
+        """The same, straight: text tokens in and out at two rates, nothing else. None where there is more to it."""
+        rates, counts = self.standard.rates, astuple(usage)
+        inputs, outputs = counts[_INPUT_FIELD], counts[_OUTPUT_FIELD]
+        if (
+            inputs is None
+            or outputs is None
+            or rates.input_mtok is None
+            or rates.output_mtok is None
+            or rates.requests_kcount is not None
+            or self.standard.bands
+            or any(counts[_INPUT_FIELD + 1 : _OUTPUT_FIELD])
+            or any(counts[_OUTPUT_FIELD + 1 :])
+        ):
+            return None
+        weight = _WEIGHTS["input_mtok"]
+        input_charge, output_charge = inputs * rates.input_mtok * weight, outputs * rates.output_mtok * weight
+        total_nano = divide_half_up(input_charge + output_charge, _DENOMINATOR)
+        output_nano = divide_half_up(output_charge, _DENOMINATOR)
+        return Cost(total_nano - output_nano, output_nano, total_nano)
+
+    def _charge(self, usage: Usage, service_tier: str | None, *, request_fee: bool = True) -> _Charge:
+        if self.minimum_input_us and usage.input_us:
+            usage = msgspec.structs.replace(usage, input_us=max(usage.input_us, self.minimum_input_us))
+        tokens = _input_tokens(usage)
+        tariff = self.service_tiers.get(service_tier or "", self.standard)
+        rates = tariff.rates_for(sum(tokens.values())) if tariff.bands else tariff.rates
+        inputs, unpriced = _side(rates, "input_tokens", tokens, _INPUT_MEASURES, usage)
+        outputs, unpriced_outputs = _side(rates, "output_tokens", _output_tokens(usage), _OUTPUT_MEASURES, usage)
+        fees, unpriced_fees = _fees(rates, usage)
+        if request_fee and rates.requests_kcount is not None:
+            fees += rates.requests_kcount * _WEIGHTS["requests_kcount"]
+        if service_tier not in _STANDARD_TIERS and service_tier not in self.service_tiers:
+            unpriced_fees.append("service_tier")
+        return _Charge(inputs + fees, outputs, (*unpriced, *unpriced_outputs, *unpriced_fees))
+
+    def _extra(
+        self, extra: ExtraUsage, service_tier: str | None, price_of: Callable[[str], ModelPrice | None] | None
+    ) -> _Charge:
+        price: ModelPrice | None = self
+        if extra.model is not None:
+            price = price_of(extra.model) if price_of else None
+        if price is None:
+            return _Charge(0, 0, (f"extra.{extra.kind}",))
+        usage = Usage(
+            input_tokens=extra.input_tokens,
+            cached_input_tokens=extra.cached_input_tokens,
+            cache_write_tokens=extra.cache_write_tokens,
+            output_tokens=extra.output_tokens,
+        )
+        return price._charge(usage, service_tier, request_fee=False)
+
+
+def atto(price_usd: Decimal) -> int:
+    """Atto-dollars of a price in dollars, which ends there: what is finer is rounded half up."""
+    return int((price_usd * ATTO).to_integral_value(ROUND_HALF_UP))
+
+
+def _input_tokens(usage: Usage) -> Counts:
+    cached, written, image = usage.cached_input_tokens, usage.cache_write_tokens, usage.input_image_tokens
+    cached_audio, written_1h, audio = usage.cached_audio_tokens, usage.cache_write_1h_tokens, usage.input_audio_tokens
+    if not (cached or written or image or cached_audio or written_1h or audio):
+        return _disjoint(usage.input_tokens, {}, "input_mtok")
+    cached_audio, written_1h = cached_audio or 0, written_1h or 0
+    parts = {
+        "cached_audio_mtok": cached_audio,
+        "cached_input_mtok": (cached or 0) - cached_audio,
+        "cache_write_1h_mtok": written_1h,
+        "cache_write_mtok": (written or 0) - written_1h,
+        "input_audio_mtok": (audio or 0) - cached_audio,
+        "input_image_mtok": image or 0,
+    }
+    return _disjoint(usage.input_tokens, parts, "input_mtok")
+
+
+def _output_tokens(usage: Usage) -> Counts:
+    reasoning, audio, image = usage.reasoning_tokens, usage.output_audio_tokens, usage.output_image_tokens
+    if not (reasoning or audio or image):
+        return _disjoint(usage.output_tokens, {}, "output_mtok")
+    parts = {"reasoning_mtok": reasoning or 0, "output_audio_mtok": audio or 0, "output_image_mtok": image or 0}
+    return _disjoint(usage.output_tokens, parts, "output_mtok")
+
+
+def _disjoint(total: int | None, parts: Counts, rest: str) -> Counts:
+    """`parts` and what is left of `total`: never negative, adding up to the total whatever was reported.
+
+    Providers have reported more cached tokens than prompt tokens, so each part is cut to what the parts before it
+    left. Without a total the parts are the total.
+    """
+    counts: Counts = {}
+    left = sum(max(count, 0) for count in parts.values()) if total is None else total
+    for name, count in parts.items():
+        if count > 0 and left > 0:
+            counts[name] = min(count, left)
+            left -= counts[name]
+    if left > 0:
+        counts[rest] = left
+    return counts
+
+
+def _side(
+    rates: Rates, token_field: str, tokens: Counts, measures: tuple[tuple[str, str], ...], usage: Usage
+) -> tuple[int, list[str]]:
+    """The exact numerator of the input or the output, and the fields of the usage that have no price.
+
+    The fields measure the same work (a transcription reports seconds and perhaps tokens), so one that is priced in
+    full vouches for the others; where none is, all that were reported are unpriced.
+    """
+    amount, missing = _amount(rates, tokens)
+    unpriced = [token_field] if missing else []
+    vouched = bool(tokens) and not missing
+    for field, name in measures:
+        count = getattr(usage, field)
+        if count is not None and count > 0:
+            part, missing = _amount(rates, {name: count})
+            amount += part
+            vouched = vouched or not missing
+            unpriced += [field] if missing else []
+    return amount, [] if vouched else unpriced
+
+
+def _fees(rates: Rates, usage: Usage) -> tuple[int, list[str]]:
+    """The exact numerator of what is charged by the piece beside input and output, and the fields without a price."""
+    amount = 0
+    unpriced: list[str] = []
+    for field, name in _FEES:
+        count = getattr(usage, field)
+        if count is not None and count > 0:
+            part, missing = _amount(rates, {name: count})
+            amount += part
+            unpriced += [field] if missing else []
+    return amount, unpriced
+
+
+def _amount(rates: Rates, counts: Counts) -> tuple[int, bool]:
+    """The exact numerator of `counts`, and whether a rate was missing for some of them."""
+    amount, missing = 0, False
+    for name, count in counts.items():
+        rate = getattr(rates, name)
+        if rate is None:
+            rate = _parent_rate(rates, name)
+        if rate is None:
+            missing = True
+        else:
+            amount += rate * count * _WEIGHTS[name]
+    return amount, missing
+
+
+def _parent_rate(rates: Rates, name: str) -> int | None:
+    parents = (getattr(rates, parent) for parent in _CHARGED_AS.get(name, ()))
+    return next((rate for rate in parents if rate is not None), None)
