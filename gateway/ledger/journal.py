@@ -1,0 +1,76 @@
+"""The shard's journal: what the scripts appended, read in order, trimmed once it is durable elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hiredis
+import msgspec
+
+from gateway.ledger.connection import Connection
+from gateway.ledger.keys import Keys
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One movement of one wallet. `number` is dense within the shard, `seq` within the wallet."""
+
+    number: int
+    wallet_id: str
+    seq: int
+    kind: str
+    reference: str
+    at_ms: int
+    cycle_delta: int
+    bundle_delta: int
+    prepaid_delta: int
+    overage_delta: int
+    position: int
+    body: bytes
+
+
+class Journal:
+    """Reads every shard's stream."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    async def read(self, shard: int, after: int, count: int) -> list[Entry]:
+        """At most `count` entries behind number `after`, in order."""
+        reply = await self._connection.command("XRANGE", self._keys.journal(shard), f"({after}-0", "+", "COUNT", count)
+        return [_entry(entry_id, fields) for entry_id, fields in reply]
+
+    async def last_number(self, shard: int) -> int:
+        return int(await self._connection.command("GET", self._keys.journal_counter(shard)) or 0)
+
+    async def trim(self, shard: int, through: int) -> None:
+        """Forget everything up to and including number `through`."""
+        await self._connection.command("XTRIM", self._keys.journal(shard), "MINID", f"{through + 1}-0")
+
+    async def length_and_age_ms(self, shard: int, now_ms: int) -> tuple[int, int]:
+        """Entries waiting, and how long the oldest has waited."""
+        key = self._keys.journal(shard)
+        length_reply = self._connection.call("XLEN", key)
+        first = await self._connection.command("XRANGE", key, "-", "+", "COUNT", 1)
+        length = await length_reply
+        if isinstance(length, hiredis.ReplyError):
+            raise length
+        return int(length), max(0, now_ms - _entry(*first[0]).at_ms) if first else 0
+
+
+def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
+    f = dict(zip(fields[::2], fields[1::2], strict=True))
+    return Entry(
+        number=int(entry_id.split(b"-")[0]),
+        wallet_id=f[b"w"].decode(),
+        seq=int(f[b"s"]),
+        kind=f[b"k"].decode(),
+        reference=f[b"r"].decode(),
+        at_ms=int(f[b"t"]),
+        cycle_delta=int(f[b"c"]),
+        bundle_delta=int(f[b"b"]),
+        prepaid_delta=int(f[b"p"]),
+        overage_delta=int(f[b"o"]),
+        position=int(f[b"u"]),
+        body=f[b"d"],
+    )

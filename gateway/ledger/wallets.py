@@ -1,0 +1,301 @@
+"""Live wallets: one typed method a script of `lua/`. Amounts are nano-dollars, times milliseconds since 1970."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.core.meter import MICRO_PERCENT, UNITS_PER_RATE_UNIT, Meter
+from gateway.ledger.connection import Argument, Connection, Issued
+from gateway.ledger.keys import Keys
+
+UNLIMITED = -1
+
+
+class WalletRef(msgspec.Struct, frozen=True):
+    """Where a wallet lives."""
+
+    wallet_id: str
+    shard: int
+    merchant_id: str
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """A wallet at one moment. `limit_nano` is the overage allowed, -1 without limit."""
+
+    status: str
+    cycle_nano: int
+    bundle_nano: int
+    prepaid_nano: int
+    overage_nano: int
+    limit_nano: int
+    held_nano: int
+    seq: int
+
+    @property
+    def total_nano(self) -> int:
+        return self.cycle_nano + self.bundle_nano + self.prepaid_nano - self.overage_nano
+
+    @property
+    def available_nano(self) -> int | None:
+        """What new holds may reserve; None without limit."""
+        if self.limit_nano == UNLIMITED:
+            return None
+        return self.total_nano + self.limit_nano - self.held_nano
+
+
+class HoldResult(msgspec.Struct, frozen=True):
+    """`kind` is the first word of hold.lua's reply."""
+
+    kind: Literal["held", "insufficient", "reserved", "disabled", "ended", "unknown"]
+    available_nano: int = 0
+    held_nano: int = 0
+    status: str = "ok"
+
+
+HELD = HoldResult("held")
+
+
+class Extension(msgspec.Struct, frozen=True):
+    kind: Literal["extended", "refused", "gone"]
+    amount_nano: int = 0
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """What a settle debits: `flat_nano`, plus the graduated fee where the meter has tiers."""
+
+    flat_nano: int
+    meter: Meter | None = None
+    units: int = 0
+    cost_nano: int = 0
+
+    @classmethod
+    def of(cls, meter: Meter | None, units: int, flat_charge_nano: int, cost_nano: int) -> Price:
+        """`flat_charge_nano` is the whole charge of a meter without graduated tiers (it is ignored with them)."""
+        if meter is None or not meter.graduated:
+            return cls(flat_nano=flat_charge_nano, meter=meter, units=units, cost_nano=cost_nano)
+        return cls(flat_nano=meter.passed_on(cost_nano), meter=meter, units=units, cost_nano=cost_nano)
+
+    def graduated_json(self) -> bytes:
+        """The argument of lua/includes/tiers.lua, or nothing where one price fits all."""
+        meter = self.meter
+        if meter is None or not meter.graduated:
+            return b""
+        assert meter.rate_type == "fixed" or MICRO_PERCENT == 1_000_000
+        return msgspec.json.encode(
+            {
+                "kind": meter.rate_type,
+                "units": self.units,
+                "per": UNITS_PER_RATE_UNIT[meter.tier_type],
+                "cost": self.cost_nano,
+                "starts": [tier.start for tier in meter.tiers],
+                "rates": [tier.rate for tier in meter.tiers],
+            }
+        )
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """`amount_nano` was debited; `fee_nano` is its graduated part; `position` the units used before."""
+
+    kind: Literal["settled", "duplicate", "gone", "unknown"]
+    amount_nano: int = 0
+    fee_nano: int = 0
+    position: int = 0
+    journal_number: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    kind: Literal["claimed", "same", "conflict"]
+    holder: str = ""
+    done: bool = False
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Wallets:
+    """The scripts, typed. Every method may raise LedgerAway; all are safe to call again."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, record_ttl_s: int, report_ttl_s: int) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._record_ttl_s = record_ttl_s
+        self._report_ttl_s = report_ttl_s
+
+    async def open(self, ref: WalletRef, *, status: str, limit_nano: int, create: bool) -> str:
+        """Return "opened", "configured" or "unknown" (lua/open.lua)."""
+        reply = await self._connection.script(
+            "open", [self._keys.wallet(ref.shard, ref.wallet_id)], [status, limit_nano, "1" if create else "0"]
+        )
+        return _text(reply[0])
+
+    async def hold(
+        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, descriptor: bytes
+    ) -> HoldResult:
+        """Reserve `amount_nano` for a call."""
+        return await self.held(
+            self.issue_hold(ref, request_id, amount_nano, expires_ms=expires_ms, descriptor=descriptor)
+        )
+
+    def issue_hold(
+        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, descriptor: bytes
+    ) -> Issued:
+        """The same, on its way: the caller has something to do until it asks `held` for the answer."""
+        keys, arguments = self._call_keys(ref, request_id), (amount_nano, now_ms(), expires_ms, descriptor)
+        return Issued("hold", keys, arguments, self._connection.issue("hold", keys, arguments))
+
+    async def held(self, issued: Issued) -> HoldResult:
+        reply = await self._connection.answer(issued)
+        if reply[0] == b"held":
+            return HELD
+        kind = _text(reply[0])
+        if kind in ("insufficient", "reserved"):
+            return HoldResult(kind, int(reply[1]), int(reply[2]))  # type: ignore[arg-type]
+        return HoldResult(kind, status=_text(reply[1]) if kind == "disabled" else "ok")  # type: ignore[arg-type]
+
+    async def extend(
+        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, progress: tuple[int, bytes] | None
+    ) -> Extension:
+        """`progress`: nano-dollars to debit if this gateway dies, and the request row so far."""
+        amount, body = progress if progress is not None else ("", b"")
+        reply = await self._connection.script(
+            "extend", self._call_keys(ref, request_id)[:3], [amount_nano, expires_ms, amount, body]
+        )
+        kind = _text(reply[0])
+        return Extension(kind, int(reply[-1]) if kind != "gone" else 0)  # type: ignore[arg-type]
+
+    async def settle(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
+        """End the call that `hold` began."""
+        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        return _settled(await self._connection.script("settle", keys, arguments))
+
+    def issue_settle(
+        self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes
+    ) -> asyncio.Future[Any]:
+        """The same, issued and not waited for: `acknowledged` reads the future once it is done."""
+        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        return self._connection.issue("settle", keys, arguments)
+
+    @staticmethod
+    def acknowledged(issued: asyncio.Future[Any]) -> Settled | None:
+        """What Redis answered; None where it did not, or with an error: then `settle` is to be called."""
+        if issued.cancelled() or issued.exception() is not None or isinstance(issued.result(), Exception):
+            return None
+        return _settled(issued.result())
+
+    async def report(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
+        """Debit usage that happened elsewhere: there is no hold, and no refusal."""
+        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._report_ttl_s, "report")
+        return _settled(await self._connection.script("settle", keys, arguments))
+
+    def _settle(
+        self, ref: WalletRef, request_id: str, price: Price, at_ms: int, body: bytes, ttl_s: int, how: str
+    ) -> tuple[Sequence[str], Sequence[Argument]]:
+        names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
+        meter = price.meter
+        keys = (
+            names.wallet,
+            names.hold_prefix + request_id,
+            names.holds,
+            names.record_prefix + request_id,
+            names.journal,
+            names.journal_counter,
+            names.tiers,
+        )
+        arguments: Sequence[Argument] = (
+            ref.wallet_id,
+            request_id,
+            at_ms,
+            price.flat_nano,
+            price.graduated_json() if meter is not None and meter.graduated else b"",
+            meter.meter_id if meter is not None else b"",
+            price.units,
+            body,
+            ttl_s,
+            how,
+        )
+        return keys, arguments
+
+    async def release(self, ref: WalletRef, request_id: str) -> str:
+        """Return "released" or "gone"."""
+        reply = await self._connection.script("release", self._call_keys(ref, request_id), [self._record_ttl_s])
+        return _text(reply[0])
+
+    async def expire(self, ref: WalletRef, request_id: str, at_ms: int) -> str:
+        """Return "expired", "alive" or "gone"."""
+        reply = await self._connection.script(
+            "expire",
+            [
+                *self._call_keys(ref, request_id),
+                self._keys.journal(ref.shard),
+                self._keys.journal_counter(ref.shard),
+            ],
+            [ref.wallet_id, request_id, at_ms, self._report_ttl_s],
+        )
+        return _text(reply[0])
+
+    async def credit(
+        self, ref: WalletRef, credit_id: str, pot: str, amount_nano: int, *, at_ms: int, body: bytes = b"{}"
+    ) -> str:
+        """Return "credited", "duplicate" or "unknown"."""
+        keys = self._keys
+        reply = await self._connection.script(
+            "credit",
+            [
+                keys.wallet(ref.shard, ref.wallet_id),
+                keys.credit(ref.shard, credit_id),
+                keys.journal(ref.shard),
+                keys.journal_counter(ref.shard),
+            ],
+            [ref.wallet_id, credit_id, at_ms, pot, amount_nano, body, self._report_ttl_s],
+        )
+        return _text(reply[0])
+
+    async def claim(
+        self, shard: int, merchant_id: str, name: str, fingerprint: str, holder: str, *, ttl_s: int | None = None
+    ) -> Claim:
+        """Claim the caller's own id `name` for one payload (lua/claim.lua), for `ttl_s` unless it ends before."""
+        reply = await self._connection.script(
+            "claim", [self._keys.claim(shard, merchant_id, name)], [fingerprint, holder, ttl_s or self._report_ttl_s]
+        )
+        kind = _text(reply[0])
+        if kind == "claimed":
+            return Claim("claimed", holder)
+        return Claim(kind, _text(reply[1]), reply[2] == b"done")  # type: ignore[arg-type]
+
+    async def unclaim(self, shard: int, merchant_id: str, name: str, holder: str, *, done: bool) -> None:
+        state = "done" if done else "free"
+        await self._connection.script(
+            "unclaim", [self._keys.claim(shard, merchant_id, name)], [holder, state, self._report_ttl_s]
+        )
+
+    async def balances(self, refs: Sequence[WalletRef]) -> list[Balance | None]:
+        """The wallets as they are now; None for one that Redis does not hold."""
+        fields = ("status", "cycle", "bundle", "prepaid", "overage", "limit", "held", "seq")
+        futures = [self._connection.call("HMGET", self._keys.wallet(ref.shard, ref.wallet_id), *fields) for ref in refs]
+        return [_balance(await future) for future in futures]
+
+    def _call_keys(self, ref: WalletRef, request_id: str) -> list[str]:
+        names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
+        return [names.wallet, names.hold_prefix + request_id, names.holds, names.record_prefix + request_id]
+
+
+def _settled(reply: Any) -> Settled:
+    return Settled(_text(reply[0]), *(int(figure) for figure in reply[1:]))  # type: ignore[arg-type]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _balance(reply: Any) -> Balance | None:
+    if isinstance(reply, Exception):
+        raise reply
+    if reply[0] is None:
+        return None
+    return Balance(_text(reply[0]), *(int(figure or 0) for figure in reply[1:]))

@@ -1,0 +1,1 @@
+"""The durable record in PostgreSQL: migrations, named queries, rows."""

@@ -1,0 +1,17 @@
+-- name: by_hour
+-- Days are those of a zone $4 minutes east of UTC.
+SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
+       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
+       sum(charge_nano) AS charge_nano
+FROM usage_hourly
+WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
+GROUP BY day;
+
+-- name: by_row
+SELECT ((created_at AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
+       count(*) AS requests,
+       sum(coalesce((usage->>'input_tokens')::numeric, 0) + coalesce((usage->>'output_tokens')::numeric, 0)) AS tokens,
+       sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano, sum(charge_nano) AS charge_nano
+FROM requests
+WHERE merchant_id = $1 AND created_at >= $2 AND created_at < $3{scope}{pairs}
+GROUP BY day;

@@ -1,0 +1,50 @@
+"""Secrets: made, hashed, derived. None is stored in clear.
+
+Secret keys are random and shown once. Connection and meter secrets must be shown again on every read
+(the published clients fetch them), so they are derived from the installation's master key and the id:
+the database holds their hash for lookup and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from base64 import urlsafe_b64encode
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def digest(secret: str) -> bytes:
+    """What the database stores and looks a secret up by. The secrets have 192 bits or more: no salt is needed."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def new_id(prefix: str) -> str:
+    """An id that sorts by creation time: prefix, 48 bits of milliseconds, 80 random bits, in Crockford's base 32."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return prefix + "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def new_secret_key(mode: str) -> str:
+    return f"aks_{mode}_{secrets.token_urlsafe(32)}"
+
+
+class Derived:
+    """Secrets that are functions of the master key."""
+
+    def __init__(self, master_key: str) -> None:
+        if len(master_key) < 32:
+            raise ValueError("OBOL_MASTER_KEY needs at least 32 characters")
+        self._key = master_key.encode()
+
+    def connection_secret(self, mode: str, connection_id: str) -> str:
+        return f"cons_{mode}_{self._derive('connection', connection_id)}"
+
+    def meter_secret(self, mode: str, meter_id: str) -> str:
+        return f"ps_{mode}_{self._derive('meter', meter_id)}"
+
+    def _derive(self, purpose: str, name: str) -> str:
+        tag = hmac.new(self._key, f"{purpose}:{name}".encode(), hashlib.sha256).digest()
+        return urlsafe_b64encode(tag).decode().rstrip("=")

@@ -1,0 +1,343 @@
+"""The real scripts on a real Valkey beside a model in Python, in any order: I1, I2, I3 and I8 after every step,
+and the journal rebuilds every wallet."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gateway.core.meter import Meter, Tier
+from gateway.ledger import scripts
+from gateway.ledger.connection import Connection
+from gateway.ledger.journal import Journal
+from gateway.ledger.keys import Keys
+from gateway.ledger.wallets import Price, WalletRef, Wallets
+
+POTS = ("cycle", "bundle", "prepaid")
+METERS = (
+    Meter(meter_id="flat", version=1, rate_type="fixed", tier_type="tokens_1m", tiers=(Tier(0, 2_345_678_901),)),
+    Meter(
+        meter_id="graduated",
+        version=1,
+        rate_type="fixed",
+        tier_type="minutes",
+        tiers=(Tier(0, 7_777_777_777), Tier(60_000_000, 3_333_333_333), Tier(600_000_000, 1)),
+    ),
+    Meter(
+        meter_id="percentage",
+        version=1,
+        rate_type="percentage",
+        tier_type="requests",
+        tiers=(Tier(0, 20_000_000), Tier(3, 12_345_678)),
+        base_cost_payer="wallet",
+    ),
+)
+# Multiples of 500 meet the edges (a hold of exactly what is available), the others the rest.
+AMOUNTS = st.integers(0, 10).map(lambda n: n * 500) | st.integers(0, 5_000)
+EXPIRY = 1_000_000
+
+
+@dataclass
+class ModelHold:
+    wallet: int
+    amount: int
+    progress: int = 0
+    state: str = "open"  # open, settled, released, expired
+    charged: int = 0
+
+
+@dataclass
+class ModelWallet:
+    limit: int
+    pots: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*POTS, "overage"), 0))
+    credits: int = 0
+    debits: int = 0
+    seq: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    flat_units: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.pots[pot] for pot in POTS) - self.pots["overage"]
+
+    def debit(self, amount: int) -> None:
+        left = amount
+        for pot in POTS:
+            part = min(left, self.pots[pot])
+            self.pots[pot] -= part
+            left -= part
+        self.pots["overage"] += left
+        self.debits += amount
+        self.seq += 1
+
+
+class WalletMachine(RuleBasedStateMachine):
+    url = ""
+    requests = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.now = 1
+        self.holds: dict[str, ModelHold] = {}
+        self.ended_without_hold: set[str] = set()
+        self.grants: set[str] = set()
+        self.reports: dict[str, tuple[int, int]] = {}
+
+    def run(self, work):
+        return self.runner.run(work)
+
+    @initialize(limits=st.lists(st.sampled_from([0, 3_000, -1]), min_size=2, max_size=3))
+    def start(self, limits):
+        async def connect():
+            self.connection = Connection(self.url, scripts.load())
+            self.running = asyncio.ensure_future(self.connection.run())
+            await self.connection.wait_ready(5)
+            await self.connection.command("FLUSHALL")
+
+        self.run(connect())
+        keys = Keys()
+        self.ledger = Wallets(self.connection, keys, record_ttl_s=600, report_ttl_s=600)
+        self.journal = Journal(self.connection, keys)
+        self.wallets = [ModelWallet(limit) for limit in limits]
+        self.refs = [WalletRef(f"wal_{index}", index % 2, "mer_1") for index in range(len(limits))]
+        for ref, wallet in zip(self.refs, self.wallets, strict=True):
+            self.run(self.ledger.open(ref, status="ok", limit_nano=wallet.limit, create=True))
+
+    def teardown(self):
+        if hasattr(self, "connection"):
+
+            async def close():
+                await self.connection.close()
+                await self.running
+
+            self.run(close())
+        self.runner.close()
+
+    def _held(self, index: int) -> int:
+        return sum(hold.amount for hold in self.holds.values() if hold.wallet == index and hold.state == "open")
+
+    @rule(target=requests, name=st.integers(0, 12))
+    def name(self, name):
+        return f"req:{name}"
+
+    @rule(request=requests, wallet=st.integers(0, 2), amount=AMOUNTS)
+    def hold(self, request, wallet, amount):
+        index = wallet % len(self.refs)
+        model = self.wallets[index]
+        known = self.holds.get(request)
+        if known is not None and known.wallet != index:
+            return  # a request id belongs to one wallet: the gateway makes it
+        result = self.run(
+            self.ledger.hold(self.refs[index], request, amount, expires_ms=self.now + EXPIRY, descriptor=b"{}")
+        )
+        available = model.total + model.limit - self._held(index)
+        if request in self.ended_without_hold or (known and known.state != "open"):
+            assert result.kind == "ended"
+        elif known:
+            assert result.kind == "held"
+        elif model.limit >= 0 and amount > available:
+            assert result.kind == ("insufficient" if amount > available + self._held(index) else "reserved")
+            assert result.available_nano == available
+        else:
+            assert result.kind == "held"
+            self.holds[request] = ModelHold(index, amount)
+
+    @rule(request=requests, amount=AMOUNTS, progress=st.none() | AMOUNTS)
+    def extend(self, request, amount, progress):
+        hold = self.holds.get(request)
+        index = hold.wallet if hold else 0
+        result = self.run(
+            self.ledger.extend(
+                self.refs[index],
+                request,
+                amount,
+                expires_ms=self.now + EXPIRY,
+                progress=None if progress is None else (progress, b"{}"),
+            )
+        )
+        if hold is None or hold.state != "open":
+            assert result.kind == "gone"
+            return
+        if progress is not None:
+            hold.progress = progress
+        model, more = self.wallets[index], amount - hold.amount
+        if more <= 0:
+            assert result.kind == "extended"
+        elif model.limit >= 0 and more > model.total + model.limit - self._held(index):
+            assert result.kind == "refused"
+        else:
+            assert result.kind == "extended"
+            hold.amount = amount
+
+    @rule(request=requests, meter=st.sampled_from(METERS), units=st.integers(0, 10**9), cost=AMOUNTS)
+    def settle(self, request, meter, units, cost):
+        hold = self.holds.get(request)
+        index = hold.wallet if hold else 0
+        price, units = self._price(meter, units, cost)
+        result = self.run(self.ledger.settle(self.refs[index], request, price, at_ms=self.now, body=b"{}"))
+        if hold is None or hold.state == "released":
+            assert result.kind == "gone"
+        elif hold.state == "settled":
+            assert (result.kind, result.amount_nano) == ("duplicate", hold.charged)
+        else:
+            amount = self._charge(index, meter, units, cost, result)
+            already = hold.progress if hold.state == "expired" else 0
+            self.wallets[index].debit(max(0, amount - already))
+            hold.state, hold.charged = "settled", amount
+
+    @rule(
+        name=st.integers(0, 8),
+        wallet=st.integers(0, 2),
+        meter=st.sampled_from(METERS),
+        units=st.integers(0, 10**9),
+        cost=AMOUNTS,
+    )
+    def report(self, name, wallet, meter, units, cost):
+        index, request = wallet % len(self.refs), f"rep:{name}:{wallet % len(self.refs)}"
+        price, units = self._price(meter, units, cost)
+        result = self.run(self.ledger.report(self.refs[index], request, price, at_ms=self.now, body=b"{}"))
+        if request in self.reports:
+            assert (result.kind, result.amount_nano) == ("duplicate", self.reports[request][1])
+        else:
+            amount = self._charge(index, meter, units, cost, result)
+            self.wallets[index].debit(amount)
+            self.reports[request] = (index, amount)
+
+    def _price(self, meter, units, cost):
+        units = 1 if meter.tier_type == "requests" else units
+        cost = cost if meter.rate_type == "percentage" else 0
+        flat = cost * meter.tiers[0].rate // 10**8 if meter.rate_type == "percentage" else meter.ceiling(units, 0)
+        return Price.of(meter, units, flat, cost), units
+
+    def _charge(self, index, meter, units, cost, result):
+        """What the model says the real settle had to debit; checks it, advances the model's position."""
+        wallet = self.wallets[index]
+        assert result.kind == "settled"
+        position = wallet.units.get(meter.meter_id, 0)
+        wallet.units[meter.meter_id] = position + units
+        assert result.position == position
+        if not meter.graduated:
+            assert result.amount_nano == meter.ceiling(units, 0)
+            return result.amount_nano
+        cost = cost if meter.rate_type == "percentage" else 0
+        fee = meter._percentage(units, cost, position) if cost or meter.rate_type == "percentage" else None
+        if fee is None:
+            fee = meter._running_total(position + units) - meter._running_total(position)
+        expected = fee + (cost if meter.base_cost_payer == "wallet" else 0)
+        assert result.amount_nano == expected
+        return expected
+
+    @rule(request=requests)
+    def release(self, request):
+        hold = self.holds.get(request)
+        index = hold.wallet if hold else 0
+        result = self.run(self.ledger.release(self.refs[index], request))
+        if hold is not None and hold.state == "open":
+            assert result == "released"
+            hold.state = "released"
+        else:
+            assert result == "gone"
+            if hold is None:
+                self.ended_without_hold.add(request)
+                self.holds[request] = ModelHold(index, 0, state="released")
+
+    @rule(request=requests, ahead=st.sampled_from([0, 2 * EXPIRY]))
+    def expire(self, request, ahead):
+        hold = self.holds.get(request)
+        index = hold.wallet if hold else 0
+        self.now += ahead
+        result = self.run(self.ledger.expire(self.refs[index], request, self.now))
+        if hold is None or hold.state != "open":
+            assert result == "gone"
+        elif result == "expired":
+            self.wallets[index].debit(hold.progress)
+            hold.state, hold.charged = "expired", hold.progress
+        else:
+            assert result == "alive"
+            assert not ahead
+
+    @rule(
+        grant=st.integers(0, 6),
+        wallet=st.integers(0, 2),
+        pot=st.sampled_from([*POTS, "overage"]),
+        amount=st.integers(1, 10).map(lambda n: n * 500),
+    )
+    def credit(self, grant, wallet, pot, amount):
+        index = wallet % len(self.refs)
+        model, credit_id = self.wallets[index], f"grant:{grant}:{index}"
+        result = self.run(self.ledger.credit(self.refs[index], credit_id, pot, amount, at_ms=self.now))
+        if credit_id in self.grants:
+            assert result == "duplicate"
+            return
+        assert result == "credited"
+        self.grants.add(credit_id)
+        if pot == "overage":
+            paid = min(amount, model.pots["overage"])
+            model.pots["overage"] -= paid
+            model.pots["prepaid"] += amount - paid
+        else:
+            model.pots[pot] += amount
+        model.credits += amount
+        model.seq += 1
+
+    @invariant()
+    def balances_are_the_models(self):
+        """I1 and I2: credits - debits = balance, and held is the sum of the open holds."""
+        if not hasattr(self, "wallets"):
+            return
+        balances = self.run(self.ledger.balances(self.refs))
+        for index, (model, real) in enumerate(zip(self.wallets, balances, strict=True)):
+            assert model.credits - model.debits == model.total == real.total_nano
+            pots = (real.cycle_nano, real.bundle_nano, real.prepaid_nano, real.overage_nano)
+            assert pots == tuple(model.pots[pot] for pot in (*POTS, "overage"))
+            assert real.held_nano == self._held(index)
+            assert real.seq == model.seq
+            assert min(pots) >= 0
+
+    @invariant()
+    def each_open_hold_is_open_in_redis(self):
+        if not hasattr(self, "wallets"):
+            return
+        for shard in (0, 1):
+            names = self.run(self.connection.command("ZRANGE", Keys().holds(shard), 0, -1))
+            open_here = {
+                Keys().hold(shard, "mer_1", request).encode()
+                for request, hold in self.holds.items()
+                if hold.state == "open" and self.refs[hold.wallet].shard == shard
+            }
+            assert set(names) == open_here
+
+    @invariant()
+    def the_journal_rebuilds_every_wallet(self):
+        """I3 too: one debit for each request id, whatever was sent again."""
+        if not hasattr(self, "wallets"):
+            return
+        totals = {ref.wallet_id: [0, 0, 0, 0, 0] for ref in self.refs}
+        debits: dict[tuple[str, str], int] = {}
+        for shard in (0, 1):
+            for entry in self.run(self.journal.read(shard, 0, 100_000)):
+                sums = totals[entry.wallet_id]
+                deltas = (entry.cycle_delta, entry.bundle_delta, entry.prepaid_delta, entry.overage_delta)
+                for place, delta in enumerate(deltas):
+                    sums[place] += delta
+                sums[4] += 1
+                assert entry.seq == sums[4]
+                if entry.kind in ("call", "report"):
+                    key = (entry.wallet_id, entry.reference)
+                    assert key not in debits, "a request was debited twice"
+                    debits[key] = sum(deltas[3:]) - sum(deltas[:3])
+        for ref, model in zip(self.refs, self.wallets, strict=True):
+            assert totals[ref.wallet_id] == [*(model.pots[pot] for pot in (*POTS, "overage")), model.seq]
+
+
+@pytest.mark.timeout(280)
+def test_wallets_behave_as_the_model(valkey):
+    machine = type("Machine", (WalletMachine,), {"url": valkey})
+    examples = settings.get_profile(settings._current_profile or "quick").max_examples
+    run_state_machine_as_test(machine, settings=settings(max_examples=min(examples, 300), stateful_step_count=30))
