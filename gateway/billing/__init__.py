@@ -1,0 +1,1 @@
+"""Who pays, for what, how much: principals, prices of calls, plans, collection."""

@@ -1,0 +1,262 @@
+"""Credentials looked up: the merchant, the customer, the meter, and who pays. Cached in process.
+
+A change tells every worker over Redis within a second; a worker that does not hear the channel trusts its cache for
+no longer than that. Loads that a change overtook are not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+
+from gateway.core import meter as meters
+from gateway.core.meter import Meter
+from gateway.errors import ObolError
+from gateway.ledger.row import BillingMode
+from gateway.ledger.wallets import WalletRef
+from gateway.store.postgres import Store
+from gateway.store.secrets import digest
+from gateway.wire import credential as credentials
+from gateway.wire.credential import Credential
+
+UNHEARD_TTL_S = 1.0
+REFUSAL_TTL_S = 1.0
+
+
+class Merchant(msgspec.Struct, frozen=True):
+    merchant_id: str
+    mode: str
+    name: str
+    refuse_without_customer: bool
+    self_connection_id: str | None
+    self_meter_id: str | None
+
+
+class Customer(msgspec.Struct, frozen=True):
+    connection_id: str
+    wallet: WalletRef
+    is_self: bool
+    status: str
+    """"ok" or "disabled"."""
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who a gateway call is for. `wallet` is held and settled; only `charged` calls take money from it."""
+
+    merchant: Merchant
+    mode: BillingMode
+    wallet: WalletRef
+    connection_id: str | None
+    meter: Meter | None
+    provider_key: str | None
+
+    @property
+    def charged(self) -> bool:
+        """The customer pays for the call. All other modes are recorded at no charge: the merchant bears the cost."""
+        return self.mode == "customer"
+
+
+class Cache:
+    """Values by key, each belonging to one merchant, bounded in number and age. Concurrent loads of a key are one."""
+
+    def __init__(self, *, entries_max: int, ttl_s: float) -> None:
+        self._entries_max = entries_max
+        self._ttl_s = ttl_s
+        self._values: dict[str, tuple[float, str, Any]] = {}
+        self._keys_of: dict[str, set[str]] = {}
+        self._loading: dict[str, asyncio.Task[Any]] = {}
+        self._changes = 0
+        self.listening = False
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: str) -> Any:
+        """The value, or None. A cached refusal is raised."""
+        entry = self._values.get(key)
+        if entry is None:
+            return None
+        age_s = time.monotonic() - entry[0]
+        refusal = isinstance(entry[2], ObolError)
+        if age_s > (REFUSAL_TTL_S if refusal else self._ttl_s if self.listening else UNHEARD_TTL_S):
+            return None
+        self.hits += 1
+        if refusal:
+            raise cast(ObolError, entry[2]).with_traceback(None)
+        return entry[2]
+
+    async def load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
+        """Load what `get` did not find. `loader` gives the merchant's id and the value."""
+        self.misses += 1
+        task = self._loading.get(key)
+        if task is None:
+            task = asyncio.create_task(self._load(key, loader))
+            self._loading[key] = task
+            task.add_done_callback(lambda _: self._loading.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
+        began, changes = time.monotonic(), self._changes
+        try:
+            merchant_id, value = await loader()
+        except ObolError as refusal:
+            if refusal.status in (401, 403, 404) and changes == self._changes:
+                self._keep(key, began, "", refusal)
+            raise
+        if changes == self._changes:
+            self._keep(key, began, merchant_id, value)
+        return value
+
+    def _keep(self, key: str, began: float, merchant_id: str, value: Any) -> None:
+        while len(self._values) >= self._entries_max:
+            self._drop(next(iter(self._values)))
+        self._values[key] = (began, merchant_id, value)
+        self._keys_of.setdefault(merchant_id, set()).add(key)
+
+    def _drop(self, key: str) -> None:
+        entry = self._values.pop(key, None)
+        if entry is not None and (keys := self._keys_of.get(entry[1])) is not None:
+            keys.discard(key)
+            if not keys:
+                del self._keys_of[entry[1]]
+
+    def forget(self, merchant_id: str) -> None:
+        """Something of this merchant changed. Refusals are forgotten too: what was missing may exist now."""
+        self._changes += 1
+        for owner in (merchant_id, ""):
+            for key in list(self._keys_of.get(owner, ())):
+                self._drop(key)
+
+    def hearing(self, listening: bool) -> None:
+        """The channel of changes was opened or lost. What was said in between is unknown, so nothing is kept."""
+        self.listening = listening
+        self._changes += 1
+        self._values.clear()
+        self._keys_of.clear()
+
+
+class Principals:
+    """Looks credentials up. `announce` publishes a merchant id to every worker (see ledger/changes.py)."""
+
+    def __init__(
+        self,
+        store: Store,
+        announce: Callable[[str], Awaitable[None]],
+        *,
+        entries_max: int = 100_000,
+        ttl_s: float = 60,
+    ) -> None:
+        self._store = store
+        self._announce = announce
+        self.cache = Cache(entries_max=entries_max, ttl_s=ttl_s)
+
+    async def principal(self, text: str) -> Principal:
+        """The principal of a gateway credential's text. Raise ObolError 400, 401, 403 or 404."""
+        found = self.cache.get(text)
+        if found is None:
+            found = await self.cache.load(text, lambda: self._load_principal(text))
+        return cast(Principal, found)
+
+    async def merchant(self, secret_key: str) -> Merchant:
+        """The merchant of a secret key. Raise ObolError `unauthorized`."""
+        key = f"merchant {secret_key}"
+        found = self.cache.get(key)
+        if found is None:
+            found = await self.cache.load(key, lambda: self._load_merchant(secret_key))
+        return cast(Merchant, found)
+
+    async def customer(self, merchant: Merchant, value: str) -> Customer:
+        """A customer by connection id, connection secret or reference id. Raise `connection_not_found`."""
+        key = f"customer {merchant.merchant_id} {value}"
+        found = self.cache.get(key)
+        if found is None:
+            found = await self.cache.load(key, lambda: self._load_customer(merchant, value))
+        return cast(Customer, found)
+
+    async def meter(self, merchant: Merchant, value: str) -> Meter:
+        """A meter by id, slug or secret. Raise `meter_not_found`."""
+        key = f"meter {merchant.merchant_id} {value}"
+        found = self.cache.get(key)
+        if found is None:
+            found = await self.cache.load(key, lambda: self._load_meter(merchant, value))
+        return cast(Meter, found)
+
+    async def changed(self, merchant_id: str) -> None:
+        """Call after every committed change of a merchant's keys, meters, plans or connections."""
+        self.cache.forget(merchant_id)
+        await self._announce(merchant_id)
+
+    async def _load_merchant(self, secret_key: str) -> tuple[str, Merchant]:
+        row = await self._store.row("principals.merchant_by_key", digest(secret_key))
+        if row is None:
+            raise ObolError("unauthorized", "this secret key is not known", param="secret_key")
+        merchant = Merchant(**row)
+        return merchant.merchant_id, merchant
+
+    async def _load_customer(self, merchant: Merchant, value: str) -> tuple[str, Customer]:
+        row = await self._store.row("principals.customer", merchant.merchant_id, value, digest(value))
+        if row is None:
+            raise ObolError("connection_not_found", "this connection is not known", param="connection_id")
+        ref = WalletRef(row["wallet_id"], row["shard"], merchant.merchant_id)
+        status = "disabled" if row["disabled"] else "ok"
+        return merchant.merchant_id, Customer(row["connection_id"], ref, row["is_self"], status)
+
+    async def _load_meter(self, merchant: Merchant, value: str) -> tuple[str, Meter]:
+        row = await self._store.row("principals.meter", merchant.merchant_id, value, digest(value))
+        if row is None:
+            raise ObolError("meter_not_found", "this meter is not known", param="meter_slug")
+        return merchant.merchant_id, meters.from_definition(row["meter_id"], row["version"], row["definition"])
+
+    async def _load_principal(self, text: str) -> tuple[str, Principal]:
+        credential = credentials.decode(text)
+        if credential.kind == "spend_key":
+            raise ObolError("unauthorized", "this spend key is not known", param="authorization")
+        merchant = await self.merchant(credential.secret_key)
+        customer = await self._customer_of(credential, merchant)
+        meter = await self.meter(merchant, credential.meter.value) if credential.meter else None
+        if customer is not None and not customer.is_self:
+            await self._check_entitlement(customer, meter)
+        payer = customer if credential.mode == "customer" and customer else await self._own(merchant)
+        principal = Principal(
+            merchant=merchant,
+            mode=credential.mode,
+            wallet=payer.wallet,
+            connection_id=customer.connection_id if customer else None,
+            meter=meter,
+            provider_key=credential.provider_key,
+        )
+        return merchant.merchant_id, principal
+
+    async def _customer_of(self, credential: Credential, merchant: Merchant) -> Customer | None:
+        if credential.customer is None:
+            if merchant.refuse_without_customer:
+                raise ObolError("unauthorized", "this merchant takes calls for a customer only", param="connection_id")
+            return None
+        try:
+            customer = await self.customer(merchant, credential.customer.value)
+        except ObolError as error:
+            if error.code == "connection_not_found" and credential.legacy:
+                raise ObolError(
+                    "unauthorized", "this connection secret is not known", param="connection_secret"
+                ) from None
+            raise
+        if customer.status != "ok":
+            raise ObolError("connection_disabled", "this connection is disabled", param="connection_id")
+        return customer
+
+    async def _own(self, merchant: Merchant) -> Customer:
+        """The merchant's own wallet, on the connection that was made with the merchant."""
+        if merchant.self_connection_id is None:
+            raise ObolError("connection_not_found", "this merchant has no connection of its own")
+        return await self.customer(merchant, merchant.self_connection_id)
+
+    async def _check_entitlement(self, customer: Customer, meter: Meter | None) -> None:
+        """A plan with linked meters allows only those; one without allows all."""
+        if meter is None:
+            return
+        linked = {row["meter_id"] for row in await self._store.rows("principals.plan_meters", customer.connection_id)}
+        if linked and meter.meter_id not in linked:
+            raise ObolError("meter_not_on_plan", "this meter is not on the customer's plan", param="meter_slug")

@@ -1,0 +1,168 @@
+"""The state of one call, from its request line to its row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.billing.pricing import PricedCall
+from gateway.billing.principals import Principal
+from gateway.core.usage import ZERO
+from gateway.ledger.row import RequestIds, RequestRow
+from gateway.providers import Provider
+from gateway.proxy.metering import Metered, Watch
+from gateway.wire.contract import Format, Reading, RequestFacts
+from gateway.wire.formats import FORMATS
+from gateway.wire.target import Target
+
+PLAIN = "plain"
+
+Ending = Literal[
+    "completed",
+    "provider_error",  # the provider answered with an error status
+    "error_event",  # an error arrived inside a response of status 200
+    "truncated",  # the provider's answer stopped before its end
+    "upstream_failed",  # no answer: not reached, not HTTP, or reset before the first byte
+    "upstream_timeout",
+    "client_gone",  # the client left before the end
+    "cancelled",  # this gateway was shutting down
+    "expired",  # the gateway died; the reaper ended the hold
+]
+BILLED: frozenset[Ending] = frozenset(
+    {"completed", "client_gone", "truncated", "cancelled", "error_event", "upstream_timeout"}
+)
+"""Endings in which what the provider produced is charged. In the others it produced nothing."""
+TEXT_MAX_CHARACTERS = 512
+NOTHING = Metered(ZERO, False, Reading())
+
+
+class Conclusion(msgspec.Struct, frozen=True):
+    """What the settle of a call says: made once, sent as often as it takes."""
+
+    row: RequestRow
+    priced: PricedCall
+    body: bytes
+    at_ms: int
+
+
+def _storable(text: str | None) -> str | None:
+    """What a provider says of itself, as PostgreSQL takes it: no NUL, no lone surrogate, no novel."""
+    if text is None or (text.isprintable() and len(text) <= TEXT_MAX_CHARACTERS):
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text[:TEXT_MAX_CHARACTERS])
+
+
+class Call:
+    """What is known of a call. Filled in as the journey goes on."""
+
+    __slots__ = (
+        "_row",
+        "body",
+        "claim",
+        "claim_shard",
+        "concluded",
+        "conclusion",
+        "created_us",
+        "dispatched_at",
+        "ended_at",
+        "ending",
+        "facts",
+        "first_byte_at",
+        "format",
+        "held",
+        "held_nano",
+        "http_status",
+        "metadata",
+        "method",
+        "principal",
+        "provider_name",
+        "request_id",
+        "settling",
+        "started_at",
+        "target",
+        "watch",
+    )
+
+    def __init__(self, method: str, ids: RequestIds) -> None:
+        self.method = method
+        self.created_us = time.time_ns() // 1_000
+        self.started_at = time.perf_counter()
+        self.request_id = ids.new(self.created_us)
+        self.target: Target[Provider]
+        self.provider_name = ""
+        """Of the provider table, else the host."""
+        self.principal: Principal
+        self.format: Format = FORMATS[PLAIN]
+        self.facts = RequestFacts()
+        self.metadata: dict[str, str] = {}
+        self.body = b""
+        self.claim: str | None = None
+        self.claim_shard = 0
+        self._row: RequestRow | None = None
+        self.held = False
+        self.held_nano = 0
+        self.concluded = False
+        self.settling: asyncio.Future[Any] | None = None
+        self.conclusion: Conclusion | None = None
+        self.ending: Ending = "completed"
+        self.http_status: int | None = None
+        self.watch: Watch | None = None
+        self.dispatched_at = self.first_byte_at = self.ended_at = 0.0
+
+    @property
+    def injects_usage(self) -> bool:
+        """The provider is asked for a usage chunk that the client did not ask for: it is hidden from the client."""
+        provider, facts = self.target.provider, self.facts
+        return bool(
+            provider
+            and provider.inject_usage
+            and facts.stream
+            and not facts.include_usage
+            and self.format.name in ("openai_chat", "openai_completions")
+        )
+
+    def descriptor(self) -> RequestRow:
+        """The row as known before the call: what the reaper writes if this gateway dies."""
+        principal = self.principal
+        meter = principal.meter
+        self._row = RequestRow(
+            merchant_id=principal.merchant.merchant_id,
+            request_id=self.request_id,
+            created_us=self.created_us,
+            billing_mode=principal.mode,
+            connection_id=principal.connection_id,
+            meter_id=meter.meter_id if meter else None,
+            meter_version=meter.version if meter else None,
+            provider=self.provider_name,
+            provider_key_type="unmanaged" if principal.provider_key else "managed",
+            model=self.facts.model,
+            endpoint=f"{self.method} {self.target.origin}{self.target.bare_path}",
+            status="error",
+            ending="expired",
+            streamed=self.facts.stream,
+            metadata=self.metadata,
+        )
+        return self._row
+
+    def row(self, metered: Metered, priced: PricedCall, model: str | None) -> RequestRow:
+        """The finished row: the descriptor, filled in."""
+        row = self._row if self._row is not None else self.descriptor()
+        row.model = _storable(model)
+        row.response_id = _storable(metered.reading.response_id)
+        row.service_tier = _storable(metered.reading.service_tier)
+        row.ending = self.ending
+        row.status = "completed" if self.ending in ("completed", "client_gone", "truncated") else "error"
+        row.http_status = self.http_status
+        row.estimated = metered.estimated
+        row.usage = metered.usage
+        row.price_version = priced.version
+        row.input_cost_nano = priced.input_cost_nano
+        row.output_cost_nano = priced.output_cost_nano
+        row.cost_nano = priced.cost_nano
+        row.passed_on_nano = priced.passed_on_nano
+        row.duration_us = int((self.ended_at - self.started_at) * 1e6)
+        row.first_byte_us = int((self.first_byte_at - self.started_at) * 1e6) if self.first_byte_at else None
+        return row

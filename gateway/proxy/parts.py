@@ -1,0 +1,54 @@
+"""What a gateway is made of, put together in `gateway/app.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.background import Background
+from gateway.billing.pricing import Pricing
+from gateway.billing.principals import Principals
+from gateway.counting import Counter
+from gateway.ledger.connection import Connection
+from gateway.ledger.row import RequestIds
+from gateway.ledger.wallets import Wallets
+from gateway.metrics import Metrics
+from gateway.providers import Provider, Providers
+from gateway.proxy.call import Call
+from gateway.proxy.http_client import Timeouts
+from gateway.proxy.upstream import Origin, Upstream
+from gateway.settings import Settings
+from gateway.wire.contract import Format
+from gateway.wire.target import Target
+
+
+class Parts(msgspec.Struct, kw_only=True):
+    """Shared by every call of a process. `pricing` is replaced when the price book changes."""
+
+    settings: Settings
+    providers: Providers
+    principals: Principals
+    pricing: Pricing
+    ledger: Connection
+    wallets: Wallets
+    upstream: Upstream
+    counter: Counter
+    metrics: Metrics
+    background: Background
+    origins: dict[str, Origin]
+    """Where the traffic of an origin goes instead (OBOL_UPSTREAM_MAP; test mode only)."""
+    routes: dict[tuple[str, str], tuple[Target[Provider], Format]]
+    """Request lines seen, resolved."""
+    request_ids: RequestIds
+    timeouts: Timeouts
+    managed_keys: Mapping[str, str]
+    """The installation's own key for a provider, by the provider's name."""
+    live: set[Call]
+    """Calls whose hold is open: under way, or not yet acknowledged as settled."""
+    draining: bool = False
+
+    @property
+    def claim_ttl_s(self) -> int:
+        """An idempotency key whose gateway died is free again once its call must have ended."""
+        return self.settings.request_timeout_s + self.settings.hold_ttl_s
