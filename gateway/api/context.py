@@ -1,0 +1,56 @@
+"""What every handler of the API works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gateway.api.versions import MeterVersions
+from gateway.billing.principals import Merchant, Principals
+from gateway.errors import ObolError
+from gateway.ledger.journal import Journal
+from gateway.ledger.wallets import Wallets
+from gateway.settings import Settings
+from gateway.store.postgres import Store
+from gateway.store.secrets import Derived
+from gateway.wire import credential
+
+
+@dataclass(slots=True)
+class ApiContext:
+    """The parts the composition root made, and the cache of meter versions that is the API's own."""
+
+    store: Store
+    wallets: Wallets
+    journal: Journal
+    principals: Principals
+    settings: Settings
+    derived: Derived
+    meter_versions: MeterVersions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter_versions = MeterVersions(self.store)
+
+    async def merchant(self, request: web.Request) -> Merchant:
+        """The merchant whose secret key the request carries. Raise ObolError `unauthorized`."""
+        return await self.principals.merchant(_secret_key(request))
+
+
+def _secret_key(request: web.Request) -> str:
+    """Of `Authorization: Bearer`, else of an API key header."""
+    try:
+        text = credential.find(request.headers.get)
+    except ObolError:
+        raise _unauthorized("the request has no secret key") from None
+    if not text.startswith(credential.SECRET_KEY_PREFIX) or "." in text:
+        raise _unauthorized(
+            "the credential is not a secret key; forward tokens and spend keys are for the gateway routes"
+        )
+    if len(text) > credential.MAX_FIELD_CHARACTERS or not (text.isascii() and text.isprintable()):
+        raise _unauthorized("the secret key is too long or has a character outside printable ASCII")
+    return text
+
+
+def _unauthorized(what: str) -> ObolError:
+    return ObolError("unauthorized", f"{what}: send Authorization: Bearer aks_...", param="authorization")

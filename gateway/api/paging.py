@@ -1,0 +1,83 @@
+"""Pages, newest first, by keyset: a cursor is the place of the last item shown, so pages stay stable under inserts."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
+
+from gateway.api.reading import invalid
+
+LIMIT_DEFAULT = 10
+LIMIT_MAX = 100
+_CURSOR_MAX_CHARACTERS = 2_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Item = TypeVar("Item")
+
+
+class Place(NamedTuple):
+    """Where a page begins: behind the item with this time (UTC, microseconds) and id."""
+
+    created_at: datetime
+    id: str
+
+
+NEWEST = Place(datetime(9999, 1, 1, tzinfo=UTC), "")
+
+
+class Window(NamedTuple):
+    """What a list request asks for: at most `limit` items behind `after`."""
+
+    after: Place
+    limit: int
+
+    @property
+    def fetch(self) -> int:
+        """One more than is shown tells whether there is another page."""
+        return self.limit + 1
+
+
+def window(query: Mapping[str, str]) -> Window:
+    """Read `limit` (1-100, default 10) and `cursor`. Raise ObolError `invalid_request` naming it."""
+    return Window(_place(query.get("cursor", "")), _limit(query.get("limit", "")))
+
+
+def page(
+    items: Sequence[Item], asked: Window, place: Callable[[Item], Place], show: Callable[[Item], Any]
+) -> dict[str, Any]:
+    """The page object of `items`, which were fetched with `asked.fetch` as limit."""
+    shown = items[: asked.limit]
+    if len(items) <= asked.limit:
+        return {"data": [show(item) for item in shown], "has_more": False}
+    return {"data": [show(item) for item in shown], "has_more": True, "next_cursor": _cursor(place(shown[-1]))}
+
+
+def _limit(given: str) -> int:
+    if not given:
+        return LIMIT_DEFAULT
+    if not (given.isascii() and given.isdigit() and len(given) <= 3 and 1 <= int(given) <= LIMIT_MAX):
+        raise invalid("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
+    return int(given)
+
+
+def _cursor(place: Place) -> str:
+    created_us = (place.created_at - _EPOCH) // timedelta(microseconds=1)
+    return urlsafe_b64encode(f"{created_us}:{place.id}".encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> Place:
+    if not cursor:
+        return NEWEST
+    try:
+        if len(cursor) > _CURSOR_MAX_CHARACTERS:
+            raise ValueError("too long")
+        created_us, _, name = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
+        created_at = _EPOCH + timedelta(microseconds=int(created_us))
+    except (ValueError, OverflowError, binascii.Error):
+        raise invalid("cursor", "is not one that this API gave out") from None
+    if not name or not name.isprintable():
+        raise invalid("cursor", "is not one that this API gave out")
+    return Place(created_at, name)

@@ -1,0 +1,179 @@
+"""The request object: one stored request, explained. The same whether it comes from the ledger or from PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from gateway.api.responses import iso
+from gateway.core.meter import Line, Meter
+from gateway.core.money import format_nano
+from gateway.core.usage import Usage
+from gateway.ledger.row import RequestRow
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class StoredRequest(msgspec.Struct, frozen=True):
+    """A request row with what the ledger said when it settled."""
+
+    row: RequestRow
+    charge_nano: int
+    position: int
+    """Units of the meter that the customer had used before in the cycle."""
+
+    @property
+    def fee_nano(self) -> int:
+        """The meter's part of the charge."""
+        return self.charge_nano - self.row.passed_on_nano
+
+    @property
+    def created_at(self) -> datetime:
+        return _EPOCH + timedelta(microseconds=self.row.created_us)
+
+    @property
+    def version(self) -> tuple[str, int] | None:
+        """The meter version that the request was priced with."""
+        if self.row.meter_id is None or self.row.meter_version is None:
+            return None
+        return self.row.meter_id, self.row.meter_version
+
+
+_SAME_COLUMNS = (
+    "merchant_id",
+    "request_id",
+    "billing_mode",
+    "connection_id",
+    "meter_id",
+    "meter_version",
+    "price_version",
+    "provider",
+    "provider_key_type",
+    "model",
+    "endpoint",
+    "response_id",
+    "service_tier",
+    "status",
+    "ending",
+    "http_status",
+    "streamed",
+    "estimated",
+    "input_cost_nano",
+    "output_cost_nano",
+    "cost_nano",
+    "metadata",
+    "duration_us",
+    "first_byte_us",
+)
+
+
+def from_record(record: Mapping[str, Any], fingerprint: str | None = None) -> StoredRequest:
+    """A row of `requests`; `fingerprint` stands in `request_index`."""
+    row = RequestRow(
+        created_us=(record["created_at"] - _EPOCH) // timedelta(microseconds=1),
+        usage=msgspec.convert(record["usage"], Usage),
+        passed_on_nano=record["charge_nano"] - record["fee_nano"],
+        fingerprint=fingerprint,
+        **{name: record[name] for name in _SAME_COLUMNS},
+    )
+    return StoredRequest(row, record["charge_nano"], record["tier_position"])
+
+
+def request_object(stored: StoredRequest, meter: Meter | None) -> dict[str, Any]:
+    """All fields of both vocabularies. `meter` is the version the request was priced with, None without one."""
+    row, created_at = stored.row, iso(stored.created_at)
+    return {
+        "request_id": row.request_id,
+        "status": row.status,
+        "connection_id": row.connection_id,
+        "customer_id": row.connection_id,
+        "product_id": row.meter_id,
+        "meter_id": row.meter_id,
+        "provider": row.provider,
+        "provider_key_type": row.provider_key_type,
+        "model": row.model,
+        "endpoint": row.endpoint,
+        "response_id": row.response_id,
+        "metadata": row.metadata,
+        "timestamp": created_at,
+        "created_at": created_at,
+        "model_usage": _model_usage(row, meter),
+        **_money(stored, meter),
+        "billing_mode": row.billing_mode,
+        "estimated": row.estimated,
+        "ending": row.ending,
+        "http_status": row.http_status,
+        "streamed": row.streamed,
+    }
+
+
+def _model_usage(row: RequestRow, meter: Meter | None) -> dict[str, Any]:
+    usage = row.usage
+    input_characters, output_characters = usage.input_characters or 0, usage.output_characters or 0
+    input_us, output_us = usage.input_us or 0, usage.output_us or 0
+    return {
+        "input_tokens": usage.input_tokens or 0,
+        "output_tokens": usage.output_tokens or 0,
+        "total_tokens": usage.total_tokens,
+        "input_characters": input_characters,
+        "output_characters": output_characters,
+        "total_characters": input_characters + output_characters,
+        "input_seconds": input_us / 1_000_000,
+        "output_seconds": output_us / 1_000_000,
+        "total_seconds": (input_us + output_us) / 1_000_000,
+        "cached_input_tokens": usage.cached_input_tokens or 0,
+        "cache_write_tokens": usage.cache_write_tokens or 0,
+        "reasoning_tokens": usage.reasoning_tokens or 0,
+        "input_cost": format_nano(row.input_cost_nano),
+        "output_cost": format_nano(row.output_cost_nano),
+        "total_cost": format_nano(row.cost_nano),
+        "payer": meter.base_cost_payer if meter else "merchant",
+    }
+
+
+def _money(stored: StoredRequest, meter: Meter | None) -> dict[str, Any]:
+    """Who pays what. The installation takes no service charge, so its amount is zero."""
+    row, fee_nano = stored.row, stored.fee_nano
+    rate_type = meter.rate_type if meter else "fixed"
+    breakdown = _breakdown(stored, meter) if meter else []
+    return {
+        "fee": {
+            "amount": format_nano(fee_nano),
+            "rate_type": rate_type,
+            "token_basis": meter.token_basis if meter else "input+output",
+            "breakdown": breakdown,
+        },
+        "service_charge": {
+            "amount": format_nano(0),
+            "payer": meter.service_charge_payer if meter else "merchant",
+        },
+        "total_request_cost": format_nano(row.cost_nano + fee_nano),
+        "total_wallet_cost": format_nano(stored.charge_nano),
+        "total_merchant_cost": format_nano(row.cost_nano - row.passed_on_nano),
+        "cost": format_nano(row.cost_nano),
+        "charge": {"amount": format_nano(stored.charge_nano), "rate_type": rate_type, "breakdown": breakdown},
+    }
+
+
+def _breakdown(stored: StoredRequest, meter: Meter) -> list[dict[str, Any]]:
+    """The fee by tier, recomputed from the stored usage; the costs add up to the fee."""
+    charge = meter.charge(stored.row.usage, stored.row.cost_nano, stored.position)
+    lines = charge.lines
+    if charge.fee_nano != stored.fee_nano:
+        # Not billed to the customer, or debited before its usage was final: one line says what was charged.
+        lines = (Line(lines[0].tier, charge.units, stored.fee_nano),)
+    return [_line(meter, line) for line in lines]
+
+
+def _line(meter: Meter, line: Line) -> dict[str, Any]:
+    unit = meter.tier_type
+    return {
+        "tier": meter.show_tier(line.tier),
+        "tokens": line.units if unit == "tokens_1m" else 0,
+        "characters": line.units if unit == "characters_1m" else 0,
+        "seconds": line.units / 1_000_000 if unit == "minutes" else 0,
+        "cost": format_nano(line.fee_nano),
+    }

@@ -1,0 +1,24 @@
+"""Every route of the API."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from gateway.api.connections import ConnectionRoutes
+from gateway.api.context import ApiContext
+from gateway.api.meters import MeterRoutes
+from gateway.api.requests import RequestRoutes
+from gateway.api.responses import errors_as_json
+from gateway.api.usage import UsageRoutes
+
+
+def routes(context: ApiContext) -> list[web.RouteDef]:
+    """For `app.add_routes`; the application needs `middlewares()` too."""
+    resources = (RequestRoutes(context), UsageRoutes(context), MeterRoutes(context), ConnectionRoutes(context))
+    return [route for resource in resources for route in resource.routes()]
+
+
+def middlewares() -> list[Middleware]:
+    """What the application needs for the routes: every error is answered in JSON."""
+    return [errors_as_json]

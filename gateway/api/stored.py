@@ -1,0 +1,69 @@
+"""Finding stored requests. Rows reach PostgreSQL about a tenth of a second after they were charged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gateway.api.context import ApiContext
+from gateway.api.filters import Filters
+from gateway.api.paging import Window
+from gateway.api.request_object import StoredRequest, from_record, request_object
+
+FLUSH_WAIT_S = 1.5
+FLUSH_POLL_S = 0.02
+LIST_WAIT_S = 0.4
+"""A first page shows the calls that were answered before it was asked for, unless the flusher is behind by more."""
+RECENT_ROWS = 20_000
+"""How many rows are searched for metadata before its index is used: 0.05 % of 10 million matching make a page of 10."""
+
+
+async def find(context: ApiContext, merchant_id: str, request_id: str) -> StoredRequest | None:
+    """What PostgreSQL holds now."""
+    record = await context.store.row("requests.find", merchant_id, request_id)
+    return None if record is None else from_record(record, record["fingerprint"])
+
+
+async def find_flushed(context: ApiContext, merchant_id: str, request_id: str) -> StoredRequest | None:
+    """As `find`, but sees everything charged before the call, unless the flusher is more than FLUSH_WAIT_S behind."""
+    stored = await find(context, merchant_id, request_id)
+    if stored is None:
+        await flushed(context, FLUSH_WAIT_S)
+        stored = await find(context, merchant_id, request_id)
+    return stored
+
+
+async def flushed(context: ApiContext, wait_s: float) -> None:
+    """Wait until PostgreSQL has what the journals hold now, for at most `wait_s`."""
+    shards = range(context.settings.ledger_shards)
+    numbers = await asyncio.gather(*(context.journal.last_number(shard) for shard in shards))
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
+    while loop.time() < deadline_s:
+        done = {row["shard"]: row["last_id"] for row in await context.store.rows("requests.cursors")}
+        if all(done.get(shard, 0) >= number for shard, number in zip(shards, numbers, strict=True)):
+            return
+        await asyncio.sleep(FLUSH_POLL_S)
+
+
+async def page(context: ApiContext, merchant_id: str, filters: Filters, asked: Window) -> list[StoredRequest]:
+    """The rows behind the cursor, newest first, one more than the limit where there are more."""
+    arguments: list[Any] = [merchant_id, *asked.after, asked.fetch]
+    if not filters.metadata:
+        return await _rows(context, "page", filters, arguments)
+    found = await _rows(context, "page_of_recent", filters, [*arguments, RECENT_ROWS])
+    if len(found) == asked.fetch:
+        return found
+    return await _rows(context, "page_of_all", filters, arguments)
+
+
+async def _rows(context: ApiContext, name: str, filters: Filters, arguments: list[Any]) -> list[StoredRequest]:
+    sql, arguments = filters.apply(context.store.sql(f"requests.{name}"), arguments)
+    async with context.store.connection() as connection:
+        return [from_record(record) for record in await connection.fetch(sql, *arguments)]
+
+
+async def show(context: ApiContext, stored: list[StoredRequest]) -> list[dict[str, Any]]:
+    """The request objects."""
+    versions = await context.meter_versions.get(each.version for each in stored if each.version)
+    return [request_object(each, versions.get(each.version) if each.version else None) for each in stored]

@@ -1,0 +1,42 @@
+"""Cursors and page objects."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.api import paging
+from gateway.errors import ObolError
+
+MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
+NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=255)
+
+
+@given(MOMENTS, NAMES)
+def test_a_cursor_leads_back_to_its_place(moment: datetime, name: str) -> None:
+    place = paging.Place(moment, name)
+    shown = paging.page([place, place], paging.Window(place, 1), lambda item: item, lambda item: item.id)
+    assert paging.window({"cursor": shown["next_cursor"], "limit": "7"}) == paging.Window(place, 7)
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_sent_as_cursor_is_read_or_refused(cursor: str) -> None:
+    try:
+        paging.window({"cursor": cursor})
+    except ObolError as error:
+        assert (error.status, error.param) == (400, "cursor")
+
+
+def test_the_last_page_has_no_cursor() -> None:
+    asked = paging.Window(paging.NEWEST, 3)
+    assert paging.page([1, 2, 3], asked, lambda _: paging.NEWEST, str) == {"data": ["1", "2", "3"], "has_more": False}
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "x", "-1", "1.5", "٣", " 5", "9" * 9])
+def test_limits_out_of_range(limit: str) -> None:
+    with pytest.raises(ObolError) as refused:
+        paging.window({"limit": limit})
+    assert refused.value.param == "limit"
