@@ -1,0 +1,208 @@
+"""`obol worker`: connects, runs the loops until SIGTERM, then flushes what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+
+from gateway import log
+from gateway.errors import ConfigurationError, ObolError
+from gateway.ledger import scripts
+from gateway.ledger.connection import Connection, LedgerAway
+from gateway.ledger.journal import Journal
+from gateway.ledger.keys import Keys
+from gateway.ledger.wallets import Wallets
+from gateway.settings import Settings
+from gateway.store.postgres import Store
+from gateway.worker import metrics, partitions
+from gateway.worker.flusher import Flusher
+from gateway.worker.grants import GRANTS_A_ROUND_MAX, Grants
+from gateway.worker.reaper import Reaper
+
+_LOG = logging.getLogger("obol.worker")
+BACKOFF_MAX_S = 5.0
+STOP_ROUND_S = 10.0
+FINAL_FLUSH_S = 10.0
+_GRANTS_INTERVAL_S = 1.0
+_LAG_INTERVAL_S = 1.0
+_PARTITIONS_INTERVAL_S = 3_600.0
+_CONNECT_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`tick` returns whether there is more to do at once; else it is called again after `interval_s`."""
+
+    name: str
+    tick: Callable[[], Awaitable[bool]]
+    interval_s: float
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set. A tick that raises is logged and counted, and tried again after a growing pause."""
+        failures = 0
+        while not stop.is_set():
+            more = await self.once()
+            failures = failures + 1 if more is None else 0
+            if not more:
+                await _wait(
+                    stop, min(self.interval_s * 2 ** min(failures, 16), BACKOFF_MAX_S) if failures else self.interval_s
+                )
+
+    async def once(self) -> bool | None:
+        """One tick; None if it raised."""
+        try:
+            return await self.tick()
+        except Exception as error:
+            metrics.TICK_ERRORS.labels(self.name).inc()
+            expected = isinstance(error, LedgerAway | ObolError)
+            fields = {"loop": self.name, "reason": str(error)}
+            _LOG.error("a round failed", extra=fields, exc_info=None if expected else error)
+            return None
+
+
+def run(settings: Settings, ready_file: Path | None) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. Raise ConfigurationError where an engine is not named."""
+    log.configure(settings.log_level)
+    for name in ("redis_url", "postgres_url"):
+        if not getattr(settings, name):
+            raise ConfigurationError(f"the worker needs OBOL_{name.upper()}, or the --data-dir of a running obol up")
+    return uvloop.run(_main(settings, ready_file))
+
+
+async def _main(settings: Settings, ready_file: Path | None) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _engines(settings) as (store, connection):
+        await _until_answering(store, connection, stop)
+        flusher, loops = _compose(settings, store, connection)
+        if ready_file is not None and not stop.is_set():
+            await asyncio.to_thread(_write_ready, ready_file)
+        _LOG.info("the worker runs", extra={"pid": os.getpid()})
+        # A month whose first row lands in the default partition stays there: make the partitions before any flush.
+        await loops[0].once()
+        await _run_loops(loops, stop)
+        await _flush_the_rest(flusher)
+    _LOG.info("the worker has ended", extra={"pid": os.getpid()})
+    return 0
+
+
+@asynccontextmanager
+async def _engines(settings: Settings) -> AsyncIterator[tuple[Store, Connection]]:
+    connection = Connection(
+        settings.redis_url,
+        scripts.load(),
+        timeout_ms=settings.redis_timeout_ms,
+        pending_max=settings.redis_pending_commands_max,
+    )
+    store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
+    async with asyncio.TaskGroup() as group:
+        keeper = group.create_task(connection.run(), name="redis connection")
+        try:
+            yield store, connection
+        finally:
+            await connection.close()
+            keeper.cancel()
+            await store.close()
+
+
+async def _until_answering(store: Store, connection: Connection, stop: asyncio.Event) -> None:
+    """Wait, with a growing pause, until both engines answer or `stop` is set."""
+    pause_s = _CONNECT_PAUSE_S
+    while not stop.is_set():
+        try:
+            await connection.wait_ready(BACKOFF_MAX_S)
+            await store.row("worker.ping")
+            return
+        except (LedgerAway, ObolError) as error:
+            _LOG.warning("an engine does not answer yet", extra={"reason": str(error)})
+        await _wait(stop, pause_s)
+        pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+
+
+def _compose(settings: Settings, store: Store, connection: Connection) -> tuple[Flusher, Sequence[Loop]]:
+    keys, shards = Keys(), settings.ledger_shards
+    journal = Journal(connection, keys)
+    record_ttl_s = settings.report_record_ttl_s
+    wallets = Wallets(
+        connection, keys, record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
+    )
+    flusher = Flusher(store, journal, shards=shards, batch_entries=settings.flush_batch_entries)
+    reaper = Reaper(connection, keys, wallets, shards=shards)
+    grants = Grants(store, wallets, journal, shards=shards, record_ttl_s=record_ttl_s)
+
+    async def flush() -> bool:
+        return await flusher.flush_once() >= settings.flush_batch_entries
+
+    async def reap() -> bool:
+        await reaper.reap_once()
+        return False
+
+    async def apply_grants() -> bool:
+        return await grants.apply_once() >= GRANTS_A_ROUND_MAX
+
+    async def make_partitions() -> bool:
+        for name in await partitions.ensure(store, datetime.now(UTC)):
+            _LOG.info("a partition was made", extra={"partition": name})
+        return False
+
+    async def measure_lag() -> bool:
+        metrics.FLUSH_LAG.set(await flusher.lag_s())
+        return False
+
+    return flusher, (
+        Loop("partitions", make_partitions, _PARTITIONS_INTERVAL_S),
+        Loop("flusher", flush, settings.flush_interval_ms / 1000),
+        Loop("reaper", reap, settings.reap_interval_ms / 1000),
+        Loop("grants", apply_grants, _GRANTS_INTERVAL_S),
+        Loop("lag", measure_lag, _LAG_INTERVAL_S),
+    )
+
+
+async def _run_loops(loops: Sequence[Loop], stop: asyncio.Event) -> None:
+    """All of them until `stop`; a round that is still at work STOP_ROUND_S later is cancelled, which loses nothing."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.run(stop), name=each.name) for each in loops]
+        await stop.wait()
+        _, late = await asyncio.wait(tasks, timeout=STOP_ROUND_S)
+        for task in late:
+            _LOG.warning("a round is cancelled", extra={"loop": task.get_name()})
+            task.cancel()
+
+
+async def _flush_the_rest(flusher: Flusher) -> None:
+    """Empty the journals, in at most FINAL_FLUSH_S. What stays is in Redis for the next worker."""
+    started_s = time.monotonic()
+    total = 0
+    try:
+        async with asyncio.timeout(FINAL_FLUSH_S):
+            while carried := await flusher.flush_once():
+                total += carried
+    except Exception as error:
+        _LOG.error("the last flush did not end well", extra={"reason": str(error) or type(error).__name__})
+    _LOG.info("the last flush", extra={"entries": total, "duration_s": round(time.monotonic() - started_s, 3)})
+
+
+async def _wait(stop: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), timeout_s)
+
+
+def _write_ready(path: Path) -> None:
+    """Whole or not at all: who waits for the file never reads half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"pid": os.getpid(), "metrics_port": None}) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,22 @@
+"""What the background worker counts. With PROMETHEUS_MULTIPROC_DIR set, the gateways' /metrics shows it."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FLUSH_LAG = Gauge(
+    "obol_flush_lag_seconds",
+    "Age of the oldest journal entry that PostgreSQL does not have yet, over all shards",
+    multiprocess_mode="mostrecent",
+)
+FLUSH_BATCH = Histogram(
+    "obol_flush_batch_entries",
+    "Journal entries carried by one transaction",
+    buckets=(1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000),
+)
+FLUSH_ENTRIES = Counter("obol_flush_entries_total", "Journal entries carried to PostgreSQL")
+FLUSH_REJECTS = Counter("obol_flush_rejects_total", "Journal entries kept in flush_rejects")
+FLUSH_ALARMS = Counter("obol_flush_alarms_total", "Contradictions between journal and ledger", ["kind"])
+HOLDS_EXPIRED = Counter("obol_holds_expired_total", "Holds of dead gateways that the reaper ended")
+GRANTS_APPLIED = Counter("obol_grants_applied_total", "Grants that the worker applied in Redis")
+TICK_ERRORS = Counter("obol_worker_tick_errors_total", "Failed rounds of the worker's loops", ["loop"])
