@@ -1,0 +1,159 @@
+"""The command line: `obol {up,serve,worker,migrate,check,audit,fake-provider}`.
+
+Exit codes: 0 done, 1 the installation is at fault (one line on stderr says how), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway import settings as settings_module
+from gateway.errors import ConfigurationError
+from gateway.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["fake-provider"]:
+            return _fake_provider(arguments[1:])
+        options = parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except ConfigurationError as error:
+        sys.stderr.write(f"obol: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog="obol", description="Self-hosted gateway that meters, prices and bills API calls."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    up = _command(commands, "up", _up, "run everything on this machine, supervised")
+    _listening(up)
+    up.add_argument("--workers", type=_count, metavar="N", help="gateway processes (default: one a core)")
+    up.add_argument("--demo", action="store_true", help="with a demo merchant and a fake provider; needs no key")
+    serve = _command(commands, "serve", _serve, "run one gateway process")
+    _listening(serve)
+    _ready_file(serve)
+    _ready_file(_command(commands, "worker", _worker, "run the background worker"))
+    _command(commands, "migrate", _migrate, "bring the database to this version's schema")
+    _command(commands, "check", _check, "check the installation and print the bounds that follow from it")
+    audit = _command(commands, "audit", _audit, "compare the live ledger with the durable record")
+    audit.add_argument("--recompute", action="store_true", help="also price every stored charge again and compare")
+    fake = commands.add_parser("fake-provider", help="run the fake provider (see its own --help)", add_help=False)
+    fake.set_defaults(run=lambda _options: _fake_provider([]))
+    return top
+
+
+_Commands = argparse._SubParsersAction  # the type has no public name
+
+
+def _command(
+    commands: _Commands[argparse.ArgumentParser], name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    where = "where the data lies" if name == "up" else "of a running obol up, to use its engines and keys"
+    command.add_argument("--data-dir", type=Path, metavar="DIR", help=f"data directory {where} (default: .obol)")
+    return command
+
+
+def _listening(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=_port, help="port to listen on, 0 for any free one (default: 8080)")
+
+
+def _ready_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--ready-file", type=Path, metavar="FILE", help="write pid and port there when ready")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (1 to 256)")
+    return int(text)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from gateway.local import supervisor
+
+    settings = settings_module.load(
+        data_dir=options.data_dir and str(options.data_dir),
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+    )
+    return supervisor.main(settings, demo=options.demo)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from gateway import app
+
+    host = settings.host if options.host is None else options.host
+    port = settings.port if options.port is None else options.port
+    return app.serve(settings, host=host, port=port, ready_file=options.ready_file)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from gateway.worker import main as worker
+
+    return worker.run(settings, options.ready_file)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from gateway.store import migrate
+
+    return migrate.main(_settings(options))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway import checks
+
+    return checks.main(_settings(options))
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from gateway import audit
+
+    return audit.main(_settings(options), recompute=options.recompute)
+
+
+def _fake_provider(argv: list[str]) -> int:
+    from gateway.local import fake_provider
+
+    return fake_provider.main(argv)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings of the environment; what that leaves out, as a running `obol up` gave it to its children."""
+    from gateway.local.data_dir import DataDir
+
+    data_dir = options.data_dir or Path(settings_module.load().data_dir)
+    running = DataDir(data_dir).running_environment()
+    given = {name: value for name, value in os.environ.items() if value}
+    environ = running | given
+    # Prometheus' library reads its variable from the process itself, when it is imported.
+    if "PROMETHEUS_MULTIPROC_DIR" in environ:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = environ["PROMETHEUS_MULTIPROC_DIR"]
+    return settings_module.load(environ, data_dir=str(data_dir))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
