@@ -125,8 +125,14 @@ async def test_a_split_at_every_byte_reaches_the_meter_as_single_bytes(
 ) -> None:
     """Without this the tests around it would prove less than they say."""
     sizes: list[int] = []
-    feed = Watch.feed
-    monkeypatch.setattr(Watch, "feed", lambda watch, data: sizes.append(len(data)) or feed(watch, data))
+    prepare = Watch.__init__
+
+    def watched(watch: Watch, *arguments: Any, **named: Any) -> None:
+        prepare(watch, *arguments, **named)
+        feed = watch.feed
+        watch.feed = lambda data: sizes.append(len(data)) or feed(data)
+
+    monkeypatch.setattr(Watch, "__init__", watched)
     assert len(await replayed.call("chat lf", split="every")) == len(sizes) == sum(sizes)
 
 

@@ -1,0 +1,74 @@
+# The commands of this repository. `make help` lists them.
+# Everything is installed into .venv, from the locks by hash; a second run installs nothing and needs no network.
+
+PYTHON ?= python3
+UP_OPTIONS ?= --demo
+TEST_WORKERS ?= 2
+PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+PYTEST := .venv/bin/python -m pytest
+COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format bench e2e faults lock clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf 'make %-8s %s\n' "$$name" "$$text"; done
+
+run: .venv/.installed ## run everything on this machine with a demo merchant and a fake provider
+	.venv/bin/obol up $(UP_OPTIONS)
+
+test: .venv/.installed-dev ## all quick tests
+	$(PYTEST) -n $(TEST_WORKERS) -m "not slow" --ignore=tests/e2e --ignore=tests/faults tests
+
+check: lint ## format, lint, types, import rule, documents
+	$(PYTEST) -q tests/unit/test_imports.py tests/unit/test_docs.py
+
+lint: .venv/.installed-dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: .venv/.installed-dev ## format the code and fix what can be fixed
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: .venv/.installed-dev ## the cost of the gateway beside nginx and a bare proxy (90 s)
+	.venv/bin/python -m loadtests.bench
+
+# pytest ends with 5 where nothing was selected.
+e2e: .venv/.installed-dev ## tests with a browser and other languages' SDKs
+	@if [ ! -d tests/e2e ]; then echo "there are no end-to-end tests yet"; exit 0; fi; \
+	$(PYTEST) tests/e2e || { code=$$?; [ $$code -eq 5 ] && echo "there are no end-to-end tests yet" || exit $$code; }
+
+faults: .venv/.installed-dev ## tests that take minutes: chaos, and those marked slow
+	@$(PYTEST) -n $(TEST_WORKERS) -m slow --ignore=tests/e2e --ignore=tests/faults tests \
+	|| { code=$$?; [ $$code -eq 5 ] && echo "no test is marked slow yet" || exit $$code; }
+	@if [ ! -d tests/faults ]; then echo "there are no fault tests yet"; exit 0; fi; \
+	$(PYTEST) tests/faults || { code=$$?; [ $$code -eq 5 ] && echo "there are no fault tests yet" || exit $$code; }
+
+lock: .venv/.python ## write both requirements files (LOCK_OPTIONS=--upgrade takes the newest versions)
+	$(PIP_INSTALL) 'uv>=0.9,<1'
+	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt $(LOCK_OPTIONS)
+	$(COMPILE) pyproject.toml --output-file requirements.txt $(LOCK_OPTIONS)
+
+clean: ## remove what the commands made, but not .obol (the data of `make run`)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+
+# The package is not built: a .pth file puts the checkout on the path, and `obol` is two lines.
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Obol needs Python 3.11 or newer as $(PYTHON); name another one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	@.venv/bin/python -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("purelib"), "obol_checkout.pth"), "w", encoding="utf-8").write(os.getcwd() + "\n")'
+	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -P -m gateway "$$@"\n' > .venv/bin/obol
+	@chmod +x .venv/bin/obol
+	@touch $@
+
+.venv/.installed: requirements.txt .venv/.python
+	$(PIP_INSTALL) --require-hashes -r requirements.txt
+	@touch $@
+
+.venv/.installed-dev: requirements-dev.txt .venv/.python
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@
