@@ -174,12 +174,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         stack.callback(counter.close)
         await counter.load("o200k_base")
         table = providers.load()
-        upstream = Upstream(
-            connections_max=settings.upstream_connections_max,
-            connect_timeout_s=settings.upstream_connect_timeout_ms / 1000,
-            idle_s=settings.upstream_idle_connection_s,
-            tls=ssl.create_default_context(),
-        )
+        upstream = _upstream(settings)
         stack.push_async_callback(upstream.close)
         parts = Parts(
             settings=settings,
@@ -205,19 +200,25 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             loops.create_task(upstream.run()),
         ]
         journal = Journal(ledger, keys)
-        context = ApiContext(
-            store=store,
-            wallets=wallets,
-            journal=journal,
-            principals=principals,
-            settings=settings,
-            derived=Derived(settings.master_key),
-        )
+        context = ApiContext(store, wallets, journal, principals, settings, Derived(settings.master_key))
         probes = Probes(parts, ledger, journal, keys, store)
         running.append(loops.create_task(probes.run()))
         stack.push_async_callback(ledger.close)
         stack.callback(metrics.flush)
         yield parts, context, probes
+
+
+def _upstream(settings: Settings) -> Upstream:
+    return Upstream(
+        connections_max=settings.upstream_connections_max,
+        connect_timeout_s=settings.upstream_connect_timeout_ms / 1000,
+        idle_s=settings.upstream_idle_connection_s,
+        tls=ssl.create_default_context(),
+    )
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    return Timeouts(settings.first_byte_timeout_s, settings.chunk_idle_timeout_s, settings.request_timeout_s)
 
 
 async def _pricing(settings: Settings, store: Store) -> Pricing:
