@@ -81,7 +81,7 @@ class Bench:
             return None
         starts: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
             figures.NGINX: lambda: servers.nginx(upstream, self._places.server),
-            "bare aiohttp": lambda: servers.bare_aiohttp(upstream, self._places.server),
+            figures.BARE: lambda: servers.bare_aiohttp(upstream, self._places.server),
             figures.OBOL: lambda: obol(upstream, self._places.server),
         }
         try:
@@ -135,6 +135,8 @@ class Bench:
         found.request_cpu_us.append(chat.server_us)
         found.request_everything_us.append(chat.everything_us)
         found.requests_per_s.append(chat.events / chat.seconds)
+        burst = await measure.burst_cost(server, self._size.chat_s)
+        found.burst_cpu_us.append(burst.server_us)
         chunk = await measure.chunk_cost(server)
         found.chunk_cpu_us.append(chunk.server_us)
         found.chunk_everything_us.append(chunk.everything_us)
@@ -154,7 +156,7 @@ def _machine(places: Cores) -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = [figures.NGINX, "bare aiohttp", figures.OBOL]
+    names = [figures.NGINX, figures.BARE, figures.OBOL]
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.bench", description="Obol beside nginx and a bare aiohttp pass-through, in one run."
     )

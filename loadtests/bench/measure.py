@@ -19,6 +19,8 @@ CHAT_CONNECTIONS = 32
 STREAMS = 100
 STREAM_CHUNKS = 200
 CHUNK_INTERVAL_MS = 5
+BURST_CHUNKS = 48
+"""With the role, the finish reason, the usage and the end marker: a stream of 52 events."""
 OPEN_STREAMS = 1_000
 OPEN_STREAM_CHUNKS = 12
 OPEN_STREAM_INTERVAL_MS = 500
@@ -104,6 +106,12 @@ async def chunk_cost(server: Server) -> Cost:
     """CPU a chunk of 100 streams of 200 chunks, one every 5 ms; requests and holds are in it."""
     pace = {"chunks": STREAM_CHUNKS, "chunk_interval_ms": CHUNK_INTERVAL_MS}
     return await _cost(server, _plan(server, "stream", STREAMS, START_ONLY_S, **pace), by_chunk=True)
+
+
+async def burst_cost(server: Server, duration_s: float) -> Cost:
+    """CPU a stream whose 52 events the provider sends at once, at 32 connections."""
+    burst = {"chunks": BURST_CHUNKS, "chunk_interval_ms": 0}
+    return await _cost(server, _plan(server, "stream", CHAT_CONNECTIONS, duration_s, **burst), by_chunk=False)
 
 
 async def stream_memory_bytes(server: Server) -> float:

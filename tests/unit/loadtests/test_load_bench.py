@@ -22,9 +22,18 @@ def figures(name: str, cpu_us: float, **others: float) -> Figures:
 def test_a_floor_counts_in_nginxs_cpu_and_takes_the_median_round() -> None:
     nginx_figures, obol = figures("nginx", 20.0), figures("Obol", 179.0, added_p50_us=701.0)
     kept = {judgement.floor: judgement.kept for judgement in judge([nginx_figures, obol])}
-    assert kept == {FLOORS[0].name: True, FLOORS[1].name: False, FLOORS[2].name: None, FLOORS[3].name: None}
+    assert kept == dict.fromkeys((floor.name for floor in FLOORS), None) | {
+        FLOORS[0].name: True,
+        FLOORS[1].name: False,
+    }
     shown = table([nginx_figures, obol])
     assert "8.95x" in shown and "EXCEEDED" in shown and "not measured" in shown
+
+
+def test_the_burst_counts_in_the_bare_pass_throughs_cpu() -> None:
+    burst = [figures("bare aiohttp", 1.0, burst_cpu_us=400.0), figures("Obol", 1.0, burst_cpu_us=680.0)]
+    found = {judgement.floor: judgement for judgement in judge(burst)}["CPU us a stream of 52 events sent at once"]
+    assert (found.measured, found.kept, found.unit) == (1.7, False, "x bare aiohttp")
 
 
 def test_without_nginx_its_floor_is_not_judged() -> None:
