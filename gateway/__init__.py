@@ -4,13 +4,14 @@ A call's journey (`proxy/forward.py` tells it on one screen):
 
     client -> wire.credential -> billing.principals (cached) -> wire.target -> billing.pricing.ceiling
            -> ledger.wallets.hold        Redis trip 1
-           -> proxy.upstream             bytes through; proxy.metering watches
+           -> proxy.upstream             bytes through; proxy.metering watches, proxy.rolling keeps the hold ahead
            -> ledger.wallets.settle      Redis trip 2, appends to the journal
     journal -> worker.flusher -> PostgreSQL
 
 Packages, top to bottom; each imports only from those below it (a test holds this):
 
-    app            composition root: routes, start-up, shut-down
+    app            composition root: routes, start-up
+    drain          the end of a gateway process
     proxy          the gateway path
     api            the REST resources
     worker         the loops: flush, reap, grant, partition
@@ -22,7 +23,7 @@ Packages, top to bottom; each imports only from those below it (a test holds thi
     prices, counting, providers   the price book, token counts, the provider table
     wire           PURE: formats, targets, credentials, metadata
     core           PURE: money, usage, meters, prices, SSE
-    settings, errors, metrics, background, log, share      leaves
+    settings, errors, metrics, multiprocess, background, log, share, sockets      leaves
 """
 
 __version__ = "0.1.0"

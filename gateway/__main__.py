@@ -1,4 +1,4 @@
-"""The command line: `obol {up,serve,worker,migrate,check,audit,fake-provider}`.
+"""The command line: `obol {up,serve,worker,migrate,check,audit,rebuild,fake-provider}`.
 
 Exit codes: 0 done, 1 the installation is at fault (one line on stderr says how), 2 wrong usage.
 """
@@ -26,10 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except ConfigurationError as error:
-        sys.stderr.write(f"obol: {error}\n")
-        return 1
+        return _at_fault(error)
+    except ExceptionGroup as group:  # of a task group whose tasks could not even begin
+        if group.split(ConfigurationError)[1] is not None:
+            raise
+        return _at_fault(group)
     except KeyboardInterrupt:
         return 130
+
+
+def _at_fault(error: Exception) -> int:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    sys.stderr.write(f"obol: {error}\n")
+    return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,12 +54,23 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--demo", action="store_true", help="with a demo merchant and a fake provider; needs no key")
     serve = _command(commands, "serve", _serve, "run one gateway process")
     _listening(serve)
+    serve.add_argument("--fd", type=_descriptor, metavar="N", help="listen on this inherited socket instead")
     _ready_file(serve)
     _ready_file(_command(commands, "worker", _worker, "run the background worker"))
     _command(commands, "migrate", _migrate, "bring the database to this version's schema")
     _command(commands, "check", _check, "check the installation and print the bounds that follow from it")
     audit = _command(commands, "audit", _audit, "compare the live ledger with the durable record")
     audit.add_argument("--recompute", action="store_true", help="also price every stored charge again and compare")
+    rebuild = _command(commands, "rebuild", _rebuild, "restore wallets that Redis lost from what PostgreSQL recorded")
+    which = rebuild.add_mutually_exclusive_group()
+    which.add_argument("--wallet", metavar="ID", help="only this wallet")
+    which.add_argument("--shard", type=_shard, metavar="N", help="only the wallets of this shard")
+    rebuild.add_argument("--dry-run", action="store_true", help="only tell what differs")
+    rebuild.add_argument(
+        "--accept-postgres",
+        action="store_true",
+        help="also where Redis has more than PostgreSQL: forget what was spent and credited since, telling all of it",
+    )
     fake = commands.add_parser("fake-provider", help="run the fake provider (see its own --help)", add_help=False)
     fake.set_defaults(run=lambda _options: _fake_provider([]))
     return top
@@ -83,6 +104,18 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _descriptor(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 3 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an inherited descriptor (3 or more)")
+    return int(text)
+
+
+def _shard(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1023:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard (0 to 1023)")
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (1 to 256)")
@@ -107,7 +140,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     host = settings.host if options.host is None else options.host
     port = settings.port if options.port is None else options.port
-    return app.serve(settings, host=host, port=port, ready_file=options.ready_file)
+    return app.serve(settings, host=host, port=port, descriptor=options.fd, ready_file=options.ready_file)
 
 
 def _worker(options: argparse.Namespace) -> int:
@@ -133,6 +166,13 @@ def _audit(options: argparse.Namespace) -> int:
     from gateway import audit
 
     return audit.main(_settings(options), recompute=options.recompute)
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from gateway import rebuild
+
+    wanted = rebuild.Wanted(options.wallet, options.shard, options.dry_run, options.accept_postgres)
+    return rebuild.main(_settings(options), wanted)
 
 
 def _fake_provider(argv: list[str]) -> int:

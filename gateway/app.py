@@ -7,28 +7,33 @@ import gc
 import gzip
 import logging
 import os
-import signal
 import socket
-import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 from aiohttp import web
 
-from gateway import log, providers
+from gateway import failpoints, log, providers, sockets
 from gateway.api import routes as api_routes
 from gateway.api.context import ApiContext
 from gateway.background import Background
+from gateway.billing.continuity import Continuity
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
+from gateway.billing.settled_before import SettledBefore
+from gateway.billing.shards import refuse_fewer_shards
 from gateway.counting import Counter
+from gateway.drain import StopSignals, drain
 from gateway.errors import ConfigurationError, ObolError
 from gateway.ledger import scripts
+from gateway.ledger.bound import JournalBound
 from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.journal import Journal
@@ -36,14 +41,19 @@ from gateway.ledger.keys import Keys
 from gateway.ledger.row import RequestIds
 from gateway.ledger.wallets import Wallets
 from gateway.metrics import Metrics
+from gateway.multiprocess import fold_dead
 from gateway.observe import Probes
 from gateway.pages import dashboard
 from gateway.prices import PriceBook, compile_book
 from gateway.proxy.forward import forward
 from gateway.proxy.http_client import Timeouts
+from gateway.proxy.limits import CallLimits
+from gateway.proxy.listener import Listener, Server
 from gateway.proxy.parts import Parts
+from gateway.proxy.reconnection import hold_again, kept_settles
 from gateway.proxy.renewal import keep_holds
-from gateway.proxy.upstream import Origin, Upstream
+from gateway.proxy.resolver import Resolver
+from gateway.proxy.upstream import Origin, Upstream, tls_context
 from gateway.settings import Settings
 from gateway.store.postgres import Store
 from gateway.store.secrets import Derived
@@ -53,59 +63,57 @@ START_TIMEOUT_S = 30
 PRICE_CHECK_INTERVAL_S = 60
 GC_ALLOCATIONS = 5_000
 LISTEN_BACKLOG = 4_096
+CLEANUP_TIMEOUT_S = 1.0
+"""For aiohttp's own end, which finds nothing under way unless this process has failed. (To it 0 means for ever.)"""
 FORWARD_PREFIXES = ("/v1/forward", "/forward")
 
 
-def serve(settings: Settings, *, host: str, port: int, ready_file: Path | None = None) -> int:
-    """Run one gateway process until SIGTERM or SIGINT. Raise ConfigurationError where it cannot start."""
-    log.configure(settings.log_level)
+def serve(
+    settings: Settings, *, host: str, port: int, descriptor: int | None = None, ready_file: Path | None = None
+) -> int:
+    """Run one gateway process until it is told to end (`drain.py`). Raise ConfigurationError where it cannot start.
+
+    `descriptor` is an inherited listening socket, which takes the place of `host` and `port`: whoever keeps it open
+    while this process is replaced loses no connection.
+    """
+    log.configure(settings.log_level, settings.secrets())
     for name in ("redis_url", "postgres_url", "master_key"):
         if not getattr(settings, name):
             raise ConfigurationError(f"OBOL_{name.upper()} is not set: set it, or run obol up")
-    uvloop.run(_serve(settings, host, port, ready_file))
+    listening = sockets.bound(host, port) if descriptor is None else sockets.inherited(descriptor)
+    with listening:
+        uvloop.run(_serve(settings, listening, ready_file))
     return 0
 
 
-async def _serve(settings: Settings, host: str, port: int, ready_file: Path | None) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _serve(settings: Settings, listening: socket.socket, ready_file: Path | None) -> None:
+    stop = StopSignals()
+    await asyncio.to_thread(_fold_metrics)
     async with assemble(settings) as (parts, context, probes):
-        runner = web.AppRunner(
-            application(context, probes),
-            handle_signals=False,
-            access_log=None,
-            keepalive_timeout=75,
-            auto_decompress=False,  # a body passes as it was sent
-            shutdown_timeout=settings.shutdown_drain_s,
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
-        )
+        runner = Listener(application(context, probes), settings, parts.metrics, shutdown_timeout_s=CLEANUP_TIMEOUT_S)
         await runner.setup()
         try:
             route_calls(runner, parts)
-            site = web.SockSite(runner, _listening_socket(host, port), backlog=LISTEN_BACKLOG)
+            site = web.SockSite(runner, listening, backlog=LISTEN_BACKLOG)
             await site.start()
-            bound = runner.addresses[0][1]
             _settle_memory()
-            _tell_ready(ready_file, bound)
-            LOG.info("serving", extra={"host": host, "port": bound})
-            await stop.wait()
-            LOG.info("draining", extra={"calls": len(parts.background)})
-            parts.draining = True
+            address = runner.addresses[0]
+            _tell_ready(ready_file, address[1])
+            LOG.info("serving", extra={"host": address[0], "port": address[1]})
+            await stop.drain.wait()
+            await asyncio.sleep(0)  # accept who waits, if this socket is ours alone
+            await site.stop()
+            await drain(parts, cast(Server, runner.server), stop.cut)
         finally:
             await runner.cleanup()
-            await _drain(parts)
 
 
-async def _drain(parts: Parts) -> None:
-    """No call is left unsettled: wait for every acknowledgement, and for what is tried again in the background."""
-    waiting = [call.settling for call in parts.live if call.settling is not None]
-    if waiting:
-        await asyncio.wait(waiting, timeout=parts.settings.shutdown_drain_s)
-        await asyncio.sleep(0)  # what failed has begun again in the background
-    await parts.background.drain(parts.settings.shutdown_drain_s)
+def _fold_metrics() -> None:
+    """Those who ended before us leave no files behind, also where nobody reads /metrics."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory and Path(directory).is_dir():
+        with suppress(TimeoutError):
+            fold_dead(Path(directory))
 
 
 def _settle_memory() -> None:
@@ -125,7 +133,10 @@ def route_calls(runner: web.AppRunner, parts: Parts) -> None:
         path = request.raw_path
         if path.startswith(FORWARD_PREFIXES) and path.partition("forward")[2][:1] in ("", "/", "?"):
             return await forward(parts, request)
-        return await routed(request)
+        response = await routed(request)
+        if parts.draining or request.content.exception() is not None:
+            response.force_close()
+        return response
 
     server.request_handler = handler
 
@@ -142,25 +153,32 @@ def application(context: ApiContext, probes: Probes) -> web.Application:
 @asynccontextmanager
 async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext, Probes]]:
     """All parts, connected, and closed again in the opposite order."""
-    async with AsyncExitStack() as stack:
+    async with _configuration_error_bare(), AsyncExitStack() as stack:
         background, metrics, keys = Background(), Metrics(), Keys()
+        store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
+        stack.push_async_callback(store.close)
+        continuity = Continuity(store, keys, shards=settings.ledger_shards, lost=metrics.lost_entries.inc)
         ledger = Connection(
             settings.redis_url,
             scripts.load(),
             timeout_ms=settings.redis_timeout_ms,
             pending_max=settings.redis_pending_commands_max,
+            on_new_server=lambda run_id: continuity.accept(ledger, run_id),
         )
         loops = await stack.enter_async_context(asyncio.TaskGroup())
         stack.callback(lambda: [task.cancel() for task in running])
         running = [loops.create_task(ledger.run())]
-        try:
-            await ledger.wait_ready(START_TIMEOUT_S)
-        except LedgerAway:
-            raise ConfigurationError("Redis (OBOL_REDIS_URL) does not answer") from None
-        store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
-        stack.push_async_callback(store.close)
+        await _engines_ready(ledger, continuity)
+        await refuse_fewer_shards(store, settings.ledger_shards)
+        journal, kept = Journal(ledger, keys), kept_settles(settings, ledger, metrics)
+        bound = JournalBound(journal, shards=settings.ledger_shards, entries_max=settings.journal_entries_max)
         wallets = Wallets(
-            ledger, keys, record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
+            ledger,
+            keys,
+            record_ttl_s=settings.settled_record_ttl_s,
+            report_ttl_s=settings.report_record_ttl_s,
+            kept=kept,
+            recorded=SettledBefore(store, journal),
         )
         changes = Changes(ledger, keys)
         principals = Principals(
@@ -174,7 +192,8 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         stack.callback(counter.close)
         await counter.load("o200k_base")
         table = providers.load()
-        upstream = _upstream(settings)
+        fail = failpoints.of_settings(settings.fail_point_file, settings.data_dir)
+        upstream = _upstream(settings, fail)
         stack.push_async_callback(upstream.close)
         parts = Parts(
             settings=settings,
@@ -183,6 +202,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             pricing=await _pricing(settings, store),
             ledger=ledger,
             wallets=wallets,
+            kept=kept,
             upstream=upstream,
             counter=counter,
             metrics=metrics,
@@ -192,15 +212,21 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             timeouts=Timeouts(settings.first_byte_timeout_s, settings.chunk_idle_timeout_s, settings.request_timeout_s),
             managed_keys=providers.managed_keys(table, settings.provider_keys),
             live=set(),
+            limits=CallLimits(settings),
+            fail=fail,
+            journals=bound,
             origins={origin: _mapped(origin, to) for origin, to in settings.upstream_map.items()},
         )
         running += [
             loops.create_task(_keep_prices(parts, store)),
             loops.create_task(keep_holds(parts)),
+            loops.create_task(bound.run()),
+            loops.create_task(kept.run(wallets.resend)),
             loops.create_task(upstream.run()),
         ]
-        journal = Journal(ledger, keys)
-        context = ApiContext(store, wallets, journal, principals, settings, Derived(settings.master_key))
+        ledger.before_ready(partial(kept.resend, wallets.resend))
+        ledger.before_ready(partial(hold_again, parts))
+        context = ApiContext(store, wallets, journal, principals, settings, Derived(settings.master_key), bound)
         probes = Probes(parts, ledger, journal, keys, store)
         running.append(loops.create_task(probes.run()))
         stack.push_async_callback(ledger.close)
@@ -208,12 +234,35 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         yield parts, context, probes
 
 
-def _upstream(settings: Settings) -> Upstream:
+@asynccontextmanager
+async def _configuration_error_bare() -> AsyncIterator[None]:
+    """The error that the command line tells comes out of a task group wrapped."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        if isinstance(group.exceptions[0], ConfigurationError):
+            raise group.exceptions[0] from None
+        raise
+
+
+async def _engines_ready(ledger: Connection, continuity: Continuity) -> None:
+    """Redis answers, and has what PostgreSQL recorded, which PostgreSQL must answer to tell. What is missing is logged
+    meanwhile; whoever started this process starts it again."""
+    try:
+        await ledger.wait_ready(START_TIMEOUT_S)
+    except LedgerAway:
+        why = f"answers, but cannot be used: {continuity.refused}" if continuity.refused else "does not answer"
+        raise ConfigurationError(f"Redis (OBOL_REDIS_URL) {why}") from None
+
+
+def _upstream(settings: Settings, fail: failpoints.FailPoints | None) -> Upstream:
     return Upstream(
         connections_max=settings.upstream_connections_max,
         connect_timeout_s=settings.upstream_connect_timeout_ms / 1000,
         idle_s=settings.upstream_idle_connection_s,
-        tls=ssl.create_default_context(),
+        resolver=Resolver(cache_s=settings.upstream_dns_cache_s, private_hosts=frozenset(settings.private_upstreams)),
+        tls=tls_context(settings.upstream_ca_file),
+        fail=fail,
     )
 
 
@@ -254,22 +303,7 @@ def _mapped(origin: str, to: str) -> Origin:
     """The stand-in for an origin; the original host stays in `Host`."""
     parts = urlsplit(to)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return Origin(parts.scheme, parts.hostname or "", port, origin.partition("://")[2].rstrip("/"))
-
-
-def _listening_socket(host: str, port: int) -> socket.socket:
-    """All workers listen on the same port; the kernel spreads the connections."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    listening.setblocking(False)
-    return listening
+    return Origin(parts.scheme, parts.hostname or "", port, origin.partition("://")[2].rstrip("/"), "stand_in")
 
 
 def _tell_ready(path: Path | None, port: int) -> None:

@@ -1,8 +1,8 @@
 """`obol audit`: compares the live wallets with the durable record, and stored charges with what they should be.
 
-Checks I1 (ledger = wallet row = Redis, held = open holds, entries without gaps), I6 (Redis = PostgreSQL) and I7 (a
-charge follows from stored usage, price version and meter version). It may run beside traffic: Redis is read first,
-with each wallet's sequence number, and compared with the ledger up to that number once it has been flushed.
+Checks I1 (ledger = wallet row = Redis, held = open holds, entries without gaps), I6 (Redis = PostgreSQL, tier counters
+too) and I7 (a charge follows from stored usage, price version and meter version). It may run beside traffic: Redis is
+read first, with each wallet's sequence number, and compared with the ledger up to that number once it has been flushed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gateway.errors import ObolError
 from gateway.ledger import scripts
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import Balance, WalletRef, Wallets
 from gateway.prices import PriceBook
 from gateway.proxy.call import BILLED
@@ -95,7 +96,7 @@ async def audit(settings: Settings, out: TextIO, *, recompute: bool) -> int:
             connection, Keys(), record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
         )
         holds = OpenHolds(connection, wallets, settings.ledger_shards)
-        await WalletAudit(store, wallets, holds, report).run()
+        await WalletAudit(store, wallets, Recovery(connection, Keys()), holds, report).run()
         await check_tables(store, report)
         await ChargeAudit(store, report).run(None if recompute else CHARGES_BY_DEFAULT)
     return report.finish()
@@ -183,7 +184,8 @@ def _held(balance: Balance | None) -> int:
 class WalletAudit:
     """Every wallet, page by page: its ledger, its row, its state in Redis."""
 
-    def __init__(self, store: Store, wallets: Wallets, holds: OpenHolds, report: Report) -> None:
+    def __init__(self, store: Store, wallets: Wallets, recovery: Recovery, holds: OpenHolds, report: Report) -> None:
+        self._recovery = recovery
         self._store = store
         self._wallets = wallets
         self._holds = holds
@@ -214,7 +216,18 @@ class WalletAudit:
             row = rows[ref.wallet_id]
             self._report.count("wallets")
             self._report.differ(ref.wallet_id, [*ledger_differences(row), *live_differences(row, balance)])
+        await self._check_units(refs, rows)
         return live
+
+    async def _check_units(self, refs: Sequence[WalletRef], rows: dict[str, asyncpg.Record]) -> None:
+        """Tier counters of wallets at rest: flushed when their rows were read, and not used since."""
+        found = await asyncio.gather(*(self._recovery.units(ref) for ref in refs))
+        stored = await self._store.rows("audit.units", [ref.wallet_id for ref in refs])
+        recorded = {row["wallet_id"]: row["units"] for row in stored}
+        for ref, units, now in zip(refs, found, await self._wallets.balances(refs), strict=True):
+            expected = recorded.get(ref.wallet_id, {})
+            if now is not None and now.seq == rows[ref.wallet_id]["last_seq"] and units != expected:
+                self._report.differ(ref.wallet_id, [("units by meter in Redis, by the record", expected, units)])
 
     async def _flushed(self, wallet_ids: list[str], seqs: list[int]) -> dict[str, asyncpg.Record]:
         """Rows and ledger sums, once the ledger has reached `seqs` or FLUSH_WAIT_S (of the whole audit) are over."""
@@ -341,20 +354,14 @@ class ChargeAudit:
     async def _explained(
         self, row: asyncpg.Record, usage: Usage, cost_nano: int, meter: Meter | None, charge_nano: int
     ) -> bool:
-        """Whether the expiry of the hold made the charge differ: it debits progress before the usage is final."""
-        async with self._store.connection() as connection:
-            progress = await connection.fetchval(
-                self._store.sql("audit.expired_debit"), row["wallet_id"], row["request_id"]
-            )
-        if progress is None:
+        """Whether an expiry made the charge differ: it debits progress, before the usage is final."""
+        expiry = await self._store.row("audit.expiry", row["wallet_id"], row["request_id"])
+        if expiry is None or row["ending"] == "expired":
             return False
-        if row["ending"] != "expired":
+        if meter is None or not meter.graduated or expiry["late_units"] is None:
             # Settled afterwards: the final charge, but never less than what had been debited already.
-            return bool(row["charge_nano"] == max(progress, charge_nano))
-        # The expiry does not know the position of a graduated meter; no position costs more than the ceiling.
-        if meter is None or not meter.graduated:
-            return False
-        return bool(0 <= row["charge_nano"] == progress <= meter.ceiling(meter.units(usage), cost_nano))
+            return bool(row["charge_nano"] == max(expiry["debit"], charge_nano))
+        return after_expiry(expiry, meter, meter.units(usage), cost_nano, row["charge_nano"])
 
     async def _book(self, version: str) -> PriceBook | None:
         if version not in self._books:
@@ -363,6 +370,16 @@ class ChargeAudit:
                 self._books.pop(next(iter(self._books)))
             self._books[version] = PriceBook.from_json(gzip.decompress(row["content"])) if row else None
         return self._books[version]
+
+
+def after_expiry(expiry: asyncpg.Record, meter: Meter, units: int, cost_nano: int, charge_nano: int) -> bool:
+    """Whether `charge_nano` is what a late settlement under tiers comes to: the progress at the position of then, what
+    was new at the position of the settlement (lua/includes/tiers.lua)."""
+    if meter.rate_type == "percentage":  # the cost of then is not recorded
+        return bool(expiry["debit"] <= charge_nano <= expiry["debit"] + meter.ceiling(units, cost_nano))
+    counter = expiry["late_position"] + units - expiry["late_units"]
+    fee = meter.fee(expiry["units"], 0, expiry["position"]) + meter.fee(expiry["late_units"], 0, counter)
+    return bool(charge_nano == max(expiry["debit"], meter.passed_on(cost_nano) + fee))
 
 
 def expected_charge(row: asyncpg.Record, usage: Usage, cost_nano: int, meter: Meter | None) -> tuple[int, int]:

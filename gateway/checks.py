@@ -21,6 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from gateway import prices, providers
 from gateway.errors import ConfigurationError
 from gateway.ledger.connection import Address
+from gateway.ledger.server import Server
 from gateway.settings import Settings
 from gateway.store import migrate
 from gateway.store.secrets import Derived
@@ -30,12 +31,23 @@ REDIS_OLDEST = (6, 2)
 POSTGRES_OLDEST = 14
 POSTGRES_TIMEOUT_S = 10.0
 
-LOSS = {
-    "always": "appendfsync always: a settle that was acknowledged survives a crash of the server and of its machine",
-    "everysec": "appendfsync everysec: a crash of its machine may lose the holds, settles and credits of the last "
-    "second (two at the worst); a crash of the server alone loses none",
-    "no": "appendfsync no: a crash of its machine may lose what the kernel had not written yet, on Linux up to "
-    "about 30 s of holds, settles and credits; a crash of the server alone loses none",
+
+class Loss(NamedTuple):
+    """What a power cut of Redis' machine may take, by appendfsync."""
+
+    at_most_s: int
+    text: str
+
+
+LOSSES = {
+    "always": Loss(0, "appendfsync always: an acknowledged settle survives a crash of the server and a power cut"),
+    "everysec": Loss(
+        2, "appendfsync everysec: a power cut may take what was written in the last second, 2 s at the worst"
+    ),
+    # Linux writes what is older than vm.dirty_expire_centisecs (30 s), and looks every 5 s.
+    "no": Loss(
+        35, "appendfsync no: a power cut may take what the kernel had not written yet, on Linux about 30 s, or 35 s"
+    ),
 }
 
 
@@ -60,7 +72,7 @@ def main(settings: Settings) -> int:
 
 async def check(settings: Settings) -> list[Finding]:
     """All findings, in the order Redis, PostgreSQL, configuration."""
-    parts = await asyncio.gather(_collect(_redis(settings)), _collect(_postgres(settings.postgres_url)))
+    parts = await asyncio.gather(_collect(_redis(settings)), _collect(_postgres(settings)))
     return [*parts[0], *parts[1], *await asyncio.to_thread(list, _configuration(settings))]
 
 
@@ -89,7 +101,10 @@ async def _redis(settings: Settings) -> AsyncIterator[Finding]:
         info = await client.info("all")
         await client.eval("return 1", 0)
         yield Finding("ok", "Redis", f"{_server(info)} at {place}, runs scripts")
-        for finding in (*_redis_kind(info), *_redis_memory(info), *_redis_disk(info, await _appendfsync(client))):
+        appendfsync, save = await _setting(client, "appendfsync"), await _setting(client, "save")
+        for finding in (*_redis_kind(info), *_redis_memory(info), *_redis_disk(info, appendfsync, save)):
+            yield finding
+        for finding in _redis_bounds(Server.of(info, appendfsync), settings):
             yield finding
     except (RedisError, OSError, TimeoutError) as error:
         yield Finding("FAIL", "Redis", f"{place} is not usable: {error or type(error).__name__}")
@@ -126,18 +141,18 @@ def _redis_memory(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("ok", "Redis", "never evicts; no memory limit")
 
 
-async def _appendfsync(client: redis.asyncio.Redis) -> str | None:
-    """The value of the setting; None where the server does not tell (managed ones often do not)."""
+async def _setting(client: redis.asyncio.Redis, name: str) -> str | None:
+    """Its value; None where the server does not tell (managed ones often do not)."""
     try:
-        return (await client.config_get("appendfsync")).get("appendfsync")
+        return (await client.config_get(name)).get(name)
     except ResponseError:
         return None
 
 
-def _redis_disk(info: Mapping[str, Any], appendfsync: str | None) -> Iterator[Finding]:
+def _redis_disk(info: Mapping[str, Any], appendfsync: str | None, save: str | None = None) -> Iterator[Finding]:
+    """What the server does with what it was told, before any gateway helps."""
     if not info["aof_enabled"]:
-        text = "appendonly is off: a crash loses every hold, settle and credit since the last snapshot, or all of them"
-        yield Finding("note", "Redis", text)
+        yield _without_file(save)
         return
     if info["aof_last_write_status"] != "ok":
         yield Finding("FAIL", "Redis", "the last write of its append-only file failed: is its disk full?")
@@ -146,13 +161,61 @@ def _redis_disk(info: Mapping[str, Any], appendfsync: str | None) -> Iterator[Fi
             "note", "Redis", "appendonly is on; the server does not tell appendfsync, on which a loss depends"
         )
     else:
-        yield Finding("ok" if appendfsync == "always" else "note", "Redis", LOSS[appendfsync])
+        text = LOSSES[appendfsync].text
+        if appendfsync != "always":
+            text += " of holds, settles and credits; a crash of the server alone takes nothing"
+        yield Finding("ok" if appendfsync == "always" else "note", "Redis", text)
+
+
+def _without_file(save: str | None) -> Finding:
+    if save == "":
+        text = "appendonly is off and there are no snapshots: a restart loses every wallet, hold and unflushed charge"
+        return Finding("FAIL", "Redis", f"{text}; set appendonly to yes")
+    text = "appendonly is off: a crash loses every hold, settle and credit since the last snapshot, or all of them"
+    return Finding("note", "Redis", text)
+
+
+def _redis_bounds(server: Server, settings: Settings) -> Iterator[Finding]:
+    """What is really lost: gateways that live send again what they settled lately."""
+    keep_s, unknown = settings.settle_keep_s, Loss(2, "")
+    if server.append_only and server.fsync != "always":
+        lost_s = LOSSES.get(server.fsync or "", unknown).at_most_s
+        if keep_s > lost_s:
+            text = (
+                f"gateways keep settles for {keep_s} s and send them again: a charge is lost only if Redis' machine "
+                f"and the gateway that made it fail within the same {lost_s} s"
+            )
+            yield Finding("ok", "Redis", text)
+        else:
+            text = f"settle_keep_s is {keep_s}, and {lost_s} s of settles may be lost: set it to {lost_s + 3} or more"
+            yield Finding("note", "Redis", text)
+    yield from _replication(server, settings)
+
+
+def _replication(server: Server, settings: Settings) -> Iterator[Finding]:
+    wanted, connected = settings.redis_wait_replicas, server.replicas
+    if wanted > connected:
+        text = f"redis_wait_replicas is {wanted}, and {connected} are connected: no settle counts as acknowledged"
+        yield Finding("FAIL", "Redis", text)
+    elif wanted:
+        text = (
+            f"a settle counts as acknowledged when {wanted} of {connected} replicas have it (waits "
+            f"{settings.redis_wait_timeout_ms} ms at most): a failover to one of them loses none"
+        )
+        yield Finding("ok", "Redis", text)
+    elif connected:
+        text = (
+            f"{connected} replicas, asynchronous: a failover loses what they had not got, of which gateways send again "
+            f"the settles of {settings.settle_keep_s} s; redis_wait_replicas=1 makes each settle wait for one of them"
+        )
+        yield Finding("note", "Redis", text)
 
 
 # PostgreSQL
 
 
-async def _postgres(url: str) -> AsyncIterator[Finding]:
+async def _postgres(settings: Settings) -> AsyncIterator[Finding]:
+    url = settings.postgres_url
     if not url:
         yield Finding("FAIL", "PostgreSQL", "OBOL_POSTGRES_URL is not set")
         return
@@ -168,7 +231,11 @@ async def _postgres(url: str) -> AsyncIterator[Finding]:
         wanted = "" if state == "ok" else f", and {POSTGRES_OLDEST} is the oldest that will do"
         yield Finding(state, "PostgreSQL", f"{version.major}.{version.minor} at {place}{wanted}")
         yield await _writable(connection)
-        yield await _migrations(connection)
+        migrations = await _migrations(connection)
+        yield migrations
+        if migrations.state != "FAIL":
+            async for finding in _shards(connection, settings):
+                yield finding
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         yield Finding("FAIL", "PostgreSQL", f"{place} stopped answering: {error or type(error).__name__}")
     finally:
@@ -193,6 +260,22 @@ async def _migrations(connection: asyncpg.Connection) -> Finding:
     if newer := sorted(done - set(files)):
         return Finding("note", "PostgreSQL", f"a newer version of Obol has migrated it: {', '.join(newer)}")
     return Finding("ok", "PostgreSQL", f"migrated: {files[-1]}")
+
+
+async def _shards(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Finding]:
+    """A wallet keeps its shard, so that number may not go down; going up has a price."""
+    shards = settings.ledger_shards
+    beyond = await connection.fetchrow("SELECT count(*), max(shard) FROM wallets WHERE shard >= $1", shards)
+    if beyond["count"]:
+        text = f"ledger_shards is {shards}, and {beyond['count']:,} wallets lie on shards beyond it"
+        yield Finding(
+            "FAIL", "PostgreSQL", f"{text}, whose charges would not be recorded: at least {beyond['max'] + 1}"
+        )
+    before = await connection.fetchval("SELECT count(*) FROM journal_cursors")
+    if 0 < before < shards:
+        days = settings.report_record_ttl_s / 86_400
+        text = f"ledger_shards was {before} and is {shards}: idempotency keys of the last {days:.3g} days are forgotten"
+        yield Finding("note", "PostgreSQL", text)
 
 
 # Configuration

@@ -52,12 +52,16 @@ KINDS: dict[str, Kind] = {
     "not_found": _MISSING,
     "meter_not_found": _MISSING,
     "connection_not_found": _MISSING,
+    "request_timeout": Kind(408, "timeout_error", "timeout_error", "DEADLINE_EXCEEDED"),
+    "expectation_failed": Kind(417, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
+    "headers_too_large": Kind(431, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     "method_not_allowed": Kind(405, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     "request_id_conflict": _CONFLICT,
     "request_in_progress": _CONFLICT,
     "request_already_made": _CONFLICT,
     "slug_taken": _CONFLICT,
     "body_too_large": _LARGE,
+    "too_many_calls": _LIMIT,
     "too_many_requests": _LIMIT,
     "internal": _SERVER,
     "upstream_failed": _UPSTREAM,
@@ -65,13 +69,18 @@ KINDS: dict[str, Kind] = {
     "ledger_unavailable": _AWAY,
     "store_unavailable": _AWAY,
     "wallet_unavailable": _AWAY,
+    "journal_full": _AWAY,
+    "too_many_connections": _AWAY,
     "shutting_down": _AWAY,
     "upstream_timeout": _SLOW,
 }
 
 
 class ObolError(Exception):
-    """An error with a place in the table. `param` names the field at fault, `retry_after_s` when to come back."""
+    """An error with a place in the table. `param` names the field at fault, `retry_after_s` when to come back.
+
+    `limit` names the setting whose limit was reached: it is counted by `obol_limits_reached_total`, not told.
+    """
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class ObolError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
         details: dict[str, Any] | None = None,
+        limit: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -88,6 +98,7 @@ class ObolError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.details = details or {}
+        self.limit = limit
 
     @property
     def status(self) -> int:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import values as prometheus_values
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from gateway.multiprocess import SharedMetrics
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
@@ -76,7 +77,10 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self._requests = Counter("obol_requests", "Gateway calls.", ("provider", "model", "status"), registry=r)
         self._endings = Counter("obol_endings", "How calls ended.", ("ending",), registry=r)
-        self.refusals = Counter("obol_refusals", "Calls refused before the provider.", ("code",), registry=r)
+        self.refusals = Counter(
+            "obol_refusals", "Calls and requests refused before the provider.", ("code",), registry=r
+        )
+        self.limits = Counter("obol_limits_reached", "Limits reached, by setting.", ("limit",), registry=r)
         self.gateway_latency = self._distribution(
             "obol_gateway_latency_seconds",
             "Time from the request's head to its dispatch upstream: what the gateway adds before the provider.",
@@ -110,11 +114,45 @@ class Metrics:
         self.settles_waiting = Gauge(
             "obol_settles_waiting", "Settles not yet acknowledged by Redis.", multiprocess_mode="livesum", registry=r
         )
+        self.draining = Gauge(
+            "obol_draining",
+            "Gateways that end their calls and take on no new ones.",
+            multiprocess_mode="livesum",
+            registry=r,
+        )
+        self.drain_requests = Counter(
+            "obol_drain_requests", "Requests of gateways told to stop, by how they ended.", ("outcome",), registry=r
+        )
         self.cache = Counter("obol_principal_cache", "Look-ups of credentials.", ("result",), registry=r)
         self.duplicate_settles = Counter("obol_settles_duplicate", "Settles that Redis had already.", registry=r)
         self.lost_settles = Counter(
             "obol_settles_lost", "Settles whose hold was unknown: spending that could not be debited.", registry=r
         )
+        self.hold_extensions = Counter("obol_hold_extensions", "Larger holds for streams.", ("result",), registry=r)
+        self.holds_again = Counter("obol_holds_again", "Holds of live calls that Redis had lost.", registry=r)
+        self.holds_lost = Counter("obol_holds_lost", "Calls debited though Redis had lost their hold.", registry=r)
+        self.settles_kept = Gauge(
+            "obol_settles_kept", "Settles kept past their acknowledgement.", multiprocess_mode="livesum", registry=r
+        )
+        self.settles_kept_bytes = Gauge(
+            "obol_settles_kept_bytes", "Memory that they take, roughly.", multiprocess_mode="livesum", registry=r
+        )
+        self.settles_kept_dropped = Counter("obol_settles_kept_dropped", "Kept settles dropped early.", registry=r)
+        self.settles_resent = Counter(
+            "obol_settles_resent", "Settles sent again on a new connection.", ("outcome",), registry=r
+        )
+        self.replica_shortfalls = Counter(
+            "obol_replica_shortfalls", "Times that too few replicas had confirmed in time.", registry=r
+        )
+
+        self.lost_entries = Counter(
+            "obol_ledger_lost_entries", "Recorded journal entries that Redis was found to have lost.", registry=r
+        )
+
+    def limit_reached(self, limit: str | None) -> None:
+        """Count what `ObolError.limit` names, if it names one."""
+        if limit is not None:
+            self.limits.labels(limit).inc()
 
     def flush(self) -> None:
         """Write what was counted in memory. Twice a second, and before this process answers a scrape."""
@@ -186,6 +224,9 @@ class LedgerGauges(Collector):
         self.holds_open = 0
         self.journal_entries = 0
         self.journal_age_s = 0.0
+        self.journal_entries_max = 0
+        self.wallets_restoring = 0
+        self.shards_swept = 0
         self.ledger_up = False
 
     def collect(self) -> Iterator[Metric]:
@@ -196,21 +237,27 @@ class LedgerGauges(Collector):
             yield GaugeMetricFamily(
                 "obol_journal_age_seconds", "Age of the oldest unflushed entry.", value=self.journal_age_s
             )
+            yield GaugeMetricFamily(
+                "obol_journal_entries_max", "Unflushed entries allowed.", value=self.journal_entries_max
+            )
+            yield GaugeMetricFamily(
+                "obol_wallets_restoring", "Wallets out of use until restored.", value=self.wallets_restoring
+            )
+            yield GaugeMetricFamily(
+                "obol_shards_swept", "Shards whose wallets are all looked at.", value=self.shards_swept
+            )
 
 
 def exposition(metrics: Metrics, ledger: LedgerGauges) -> bytes:
-    """The text format: all workers' metrics where a multiprocess directory is set, else this process's."""
+    """The text format: all workers' metrics where a multiprocess directory is set, else this process's.
+
+    Raise TimeoutError when another process keeps that directory locked.
+    """
     of_ledger = CollectorRegistry()
     of_ledger.register(ledger)
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not directory or not Path(directory).is_dir():
         return bytes(generate_latest(metrics.registry)) + bytes(generate_latest(of_ledger))
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
+    registry.register(SharedMetrics(Path(directory)))
     return bytes(generate_latest(registry)) + bytes(generate_latest(of_ledger))
-
-
-def process_ended(pid: int) -> None:
-    """Forget the gauges of a worker that is gone."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]

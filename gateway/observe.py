@@ -12,6 +12,7 @@ from gateway.errors import ObolError
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import now_ms
 from gateway.metrics import LedgerGauges, exposition
 from gateway.proxy.parts import Parts
@@ -31,6 +32,7 @@ class Probes:
         self._ledger = ledger
         self._journal = journal
         self._keys = keys
+        self._recovery = Recovery(ledger, keys)
         self._store = store
         self._gauges = LedgerGauges()
         self._cache_seen = (0, 0)
@@ -68,13 +70,17 @@ class Probes:
         return web.json_response({"status": "ok"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        """Calls can be served: Redis answers. PostgreSQL's state is told, but calls go on without it."""
+        """Calls can be served: Redis answers and the journals have room. With PostgreSQL away, or the journals half
+        full, they still are, and an operator has something to do: "degraded"."""
         ledger, store = await asyncio.gather(self._ledger_answers(), self._store_answers())
-        ready = ledger and not self._parts.draining
+        journals = self._parts.journals
+        ready = ledger and not journals.full and not self._parts.draining
+        sound = store and journals.state == "ok"
         state = {
-            "status": "ready" if ready else "not ready",
+            "status": "not ready" if not ready else "ready" if sound else "degraded",
             "ledger": "ok" if ledger else "away",
             "store": "ok" if store else "away",
+            "journals": journals.state,
             "draining": self._parts.draining,
         }
         return web.json_response(state, status=200 if ready else 503)
@@ -98,6 +104,10 @@ class Probes:
         self._gauges.holds_open = sum(holds)
         self._gauges.journal_entries = sum(length for length, _ in journals)
         self._gauges.journal_age_s = max(age for _, age in journals) / 1000
+        self._gauges.journal_entries_max = self._parts.journals.entries_max
+        pending = (await self._recovery.pending(shards)).values()
+        self._gauges.wallets_restoring = sum(queued for queued, _ in pending)
+        self._gauges.shards_swept = sum(sweep is not None for _, sweep in pending)
 
     async def _ledger_answers(self) -> bool:
         try:

@@ -45,7 +45,7 @@ GENAI_NAMES = {
 }
 
 # Its names of the prices that a Usage has a count for, the first that exists counts. The others (document pages,
-# video, citations, storage searches) are for usage this gateway does not read.
+# video produced, citations) are for usage this gateway does not read.
 _GENAI_RATES = {
     "input_mtok": ("input_mtok",),
     "cached_input_mtok": ("cache_read_mtok",),
@@ -53,7 +53,9 @@ _GENAI_RATES = {
     "cache_write_1h_mtok": ("cache_write_1h_mtok",),
     "input_audio_mtok": ("input_audio_mtok",),
     "cached_audio_mtok": ("cache_audio_read_mtok",),
+    "cached_image_mtok": ("cache_image_read_mtok",),
     "input_image_mtok": ("input_image_mtok",),
+    "input_video_mtok": ("input_video_mtok",),
     "output_mtok": ("output_mtok",),
     "reasoning_mtok": ("output_reasoning_mtok",),
     "output_audio_mtok": ("output_audio_mtok",),
@@ -63,6 +65,7 @@ _GENAI_RATES = {
     "output_hours": ("output_audio_hours", "audio_hours"),
     "web_searches_kcount": ("web_searches_kcount",),
     "search_units_kcount": ("rerank_searches_kcount",),
+    "file_searches_kcount": ("storage_searches_kcount",),
     "requests_kcount": ("requests_kcount",),
 }
 _TIER_KEYS = ("service_tier", "speed")
@@ -288,6 +291,7 @@ class _OperatorPrice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     bands: list[_OperatorBand] = []
     service_tiers: dict[str, _OperatorRates] = {}  # type: ignore[valid-type]
     minimum_input_us: Annotated[int, Meta(ge=0)] = 0
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
 
 
 class _OperatorFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -337,6 +341,7 @@ def _operator_price(path: Path, index: int, entry: _OperatorPrice, pattern: str)
         standard=Tariff(rates, tuple(Band(b.above_input_tokens, _rates(b.rates, rates)) for b in entry.bands)),
         service_tiers={tier: Tariff(_rates(each, rates)) for tier, each in entry.service_tiers.items()},
         minimum_input_us=entry.minimum_input_us,
+        max_output_tokens=entry.max_output_tokens,
     )
 
 

@@ -21,6 +21,10 @@ from gateway.errors import ConfigurationError
 
 PLAIN = "plain"
 """The format of what costs nothing at the provider: all but POST, and the paths that the table says so of."""
+HTTP = "http"
+"""The format of any API at a host that is not in the table: priced by the call, its time and its bytes."""
+OTHER_HOSTS = "other_hosts"
+"""The set of formats that such a host is taken to speak where a path is one of them."""
 UNKNOWN = "unknown"
 """What the table does not name: it may cost money that no meter would see, so it is not served."""
 
@@ -28,6 +32,7 @@ FORMAT_NAMES = frozenset(
     {
         "openai_chat",
         "openai_completions",
+        "mistral_fim",
         "openai_responses",
         "openai_embeddings",
         "anthropic_messages",
@@ -41,6 +46,7 @@ FORMAT_NAMES = frozenset(
         "cohere_embed",
         "rerank",
         "images",
+        "hyperbolic_images",
         "audio_speech",
         "audio_transcriptions",
         "moderations",
@@ -50,6 +56,7 @@ FORMAT_NAMES = frozenset(
     }
 )
 
+_PLAIN_PATH = re.compile(r"[a-z0-9/._~:@!$&'()*+,=-]*")
 _ORIGIN = re.compile(r"https://(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,63}")
 _PATTERN = re.compile(r"(?:/[A-Za-z0-9_.-]+)+(?:/\*)?|:[A-Za-z]+")
 
@@ -81,6 +88,11 @@ class PathFormats:
         self._prefixes = {pattern[:-1]: name for pattern, name in lower.items() if pattern.endswith("/*")}
         self._suffixes = {p: name for p, name in lower.items() if p[0] == "/" and not p.endswith("/*")}
         self._suffix_segments_max = max((p.count("/") for p in self._suffixes), default=0)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every format that some path has."""
+        return frozenset((*self._verbs.values(), *self._prefixes.values(), *self._suffixes.values()))
 
     def find(self, path: str) -> str | None:
         """The format of a canonical path, or None."""
@@ -120,11 +132,15 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def format_of(self, method: str, path: str) -> str:
         """The wire format's name for a request; `path` may have a query. "plain" for all but POST.
 
-        The path is compared in canonical form, because a provider decodes `%63hat` too.
+        The path is compared in canonical form, because a provider decodes `%63hat` too. What is still escaped then, or
+        was escaped because a path cannot hold it (`ch%2561t`, `chat%20`), could be an endpoint in disguise: "unknown".
         """
         if method != "POST":
             return PLAIN
-        return self.path_formats.find(canonical_path(path)) or UNKNOWN
+        canonical = canonical_path(path)
+        if not _PLAIN_PATH.fullmatch(canonical):
+            return UNKNOWN
+        return self.path_formats.find(canonical) or UNKNOWN
 
     def credential_header(self, key: str) -> tuple[str, str]:
         """The header (name in lower case, value) that presents `key` to this provider."""
@@ -136,13 +152,15 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class Providers:
     """All providers. Immutable."""
 
-    __slots__ = ("_by_name", "_by_origin", "names")
+    __slots__ = ("_by_name", "_by_origin", "names", "other_formats")
 
-    def __init__(self, rows: list[Provider]) -> None:
+    def __init__(self, rows: list[Provider], other_hosts: PathFormats | None = None) -> None:
         self._by_name = MappingProxyType({row.name.lower(): row for row in rows})
         self.names: frozenset[str] = frozenset(self._by_name)
         """Every name, in lower case."""
         self._by_origin = MappingProxyType(_index_origins(rows))
+        self.other_formats = other_hosts or PathFormats({})
+        """Of hosts without a row."""
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._by_name.values())
@@ -153,6 +171,10 @@ class Providers:
     def by_name(self, name: str) -> Provider | None:
         """The provider of that name, in any case (settings have the names in lower case)."""
         return self._by_name.get(name.lower())
+
+    def format_elsewhere(self, method: str, path: str) -> str:
+        """The wire format's name for a request to a host that is not in the table, which the caller pays himself."""
+        return (self.other_formats.find(canonical_path(path)) if method == "POST" else None) or HTTP
 
     def by_origin(self, origin: str, path: str) -> Provider | None:
         """The provider at an exact origin ("https://host", lower case, no port) and path, or None.
@@ -169,13 +191,13 @@ class Providers:
 
 
 def managed_keys(providers: Providers, keys: Mapping[str, str]) -> dict[str, str]:
-    """The installation's key for each provider by name: its own, else that of another row of the same origin.
+    """The installation's key for each provider by name: its own, else that of another row with all of its origins.
 
     Google's native and OpenAI-compatible APIs are one origin and one key. `keys` has names in lower case.
     """
     found: dict[str, str] = {}
     for row in providers:
-        named = [row, *(other for other in providers if set(other.origins) & set(row.origins))]
+        named = [row, *(other for other in providers if set(row.origins) <= set(other.origins))]
         key = next((keys[each.name.lower()] for each in named if each.name.lower() in keys), None)
         if key is not None:
             found[row.name] = key
@@ -220,7 +242,7 @@ def parse(table: dict[str, Any]) -> Providers:
         if row.name.lower() in seen:
             raise ConfigurationError(f"provider {row.name!r}: the name is used twice")
         seen.add(row.name.lower())
-    return Providers(rows)
+    return Providers(rows, PathFormats(sets.get(OTHER_HOSTS, {})))
 
 
 def _format_sets(value: Any) -> FormatSets:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -22,10 +22,12 @@ from gateway.errors import ConfigurationError
 
 ENV_PREFIX = "OBOL_"
 PROVIDER_KEY_PREFIX = "OBOL_PROVIDER_KEY_"
+JSON_SETTINGS = ("upstream_map", "private_upstreams")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
+Host = Annotated[str, Meta(pattern=r"^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,63}$")]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,36 +42,58 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pg_bin_dir: str = ""
     test_mode: bool = False
     upstream_map: dict[str, str] = {}
+    private_upstreams: tuple[Host, ...] = ()
+    upstream_ca_file: str = ""
+    fail_point_file: str = ""
     provider_keys: dict[str, str] = {}
     master_key: str = ""
-    metrics_dir: str = ""
     log_level: str = "info"
 
     ledger_shards: Annotated[int, Meta(ge=1, le=1024)] = 16
-    redis_connections: Annotated[int, Meta(ge=1, le=64)] = 1
     redis_timeout_ms: Positive = 5_000
     redis_pending_commands_max: Positive = 50_000
+    redis_wait_replicas: Annotated[int, Meta(ge=0, le=16)] = 0
+    redis_wait_timeout_ms: Annotated[int, Meta(ge=1, le=2_000)] = 100
+    settle_keep_s: Annotated[int, Meta(ge=0, le=300)] = 5
+    settles_kept_max: Positive = 50_000
+    settles_kept_max_bytes: Positive = 64 * 1024 * 1024
 
     principal_cache_entries: Positive = 100_000
     principal_cache_ttl_s: Positive = 60
 
     max_request_body_bytes: Positive = 25 * 1024 * 1024
     max_header_bytes: Positive = 64 * 1024
-    max_sse_event_bytes: Positive = 32 * 1024 * 1024
+    max_headers: Annotated[int, Meta(ge=1, le=1_000)] = 128
+    max_metadata_bytes: Positive = 64 * 1024
+    request_head_timeout_s: Positive = 20
+    request_body_idle_timeout_s: Positive = 30
+    request_body_min_bytes_per_s: NotNegative = 500
+    client_idle_connection_s: Positive = 75
+    client_connections_max: Positive = 10_000
+    connection_calls_max: NotNegative = 1_000
+    connection_requests_per_minute: Annotated[int, Meta(ge=0, le=60_000_000)] = 0
+    connection_requests_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 60
+    merchant_calls_per_process_max: NotNegative = 4_096
     max_metered_response_bytes: Positive = 64 * 1024 * 1024
     max_counted_text_bytes: Positive = 4 * 1024 * 1024
 
     upstream_connections_max: Positive = 4_096
     upstream_connect_timeout_ms: Positive = 10_000
     upstream_idle_connection_s: Positive = 30
+    upstream_dns_cache_s: Positive = 30
     first_byte_timeout_s: Positive = 600
     chunk_idle_timeout_s: Positive = 300
     request_timeout_s: Positive = 3_600
     client_gone_drain_s: NotNegative = 30
     client_gone_drain_bytes: NotNegative = 8 * 1024 * 1024
-    shutdown_drain_s: NotNegative = 120
+    shutdown_drain_s: NotNegative = 600
+    shutdown_idle_grace_s: NotNegative = 5
+    roll_wait_s: NotNegative = 10
 
     default_max_output_tokens: Positive = 4_096
+    hold_step_tokens: Positive = 2_048
+    hidden_output_tokens_per_s: NotNegative = 200
+    progress_interval_ms: Annotated[int, Meta(ge=50)] = 1_000
     hold_ttl_s: Positive = 120
     settled_record_ttl_s: Positive = 900
     report_record_ttl_s: Positive = 172_800
@@ -77,9 +101,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unpriced_models: Annotated[str, Meta(pattern="^(meter|refuse)$")] = "meter"
 
     flush_interval_ms: Positive = 100
+    journal_entries_max: Positive = 500_000
     flush_batch_entries: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
     reap_interval_ms: Positive = 1_000
     postgres_pool_max: Positive = 10
+
+    def secrets(self) -> list[str]:
+        """Every secret text in the settings, passwords of the engines as written and decoded: logs mask them."""
+        logins = [url.partition("://")[2].rpartition("@")[0] for url in (self.redis_url, self.postgres_url)]
+        passwords = [login.partition(":")[2] for login in logins]
+        return [self.master_key, *self.provider_keys.values(), *passwords, *map(unquote, passwords)]
 
 
 def load(
@@ -130,7 +161,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         raw = environ.get(ENV_PREFIX + name.upper())
         if raw is None or raw == "":
             continue
-        values[name] = _json(ENV_PREFIX + name.upper(), raw) if name == "upstream_map" else raw
+        values[name] = _json(ENV_PREFIX + name.upper(), raw) if name in JSON_SETTINGS else raw
     return values
 
 
@@ -142,10 +173,21 @@ def _json(name: str, raw: str) -> Any:
 
 
 def _check(settings: Settings) -> None:
+    if 2 * settings.settle_keep_s > settings.settled_record_ttl_s:
+        raise ConfigurationError("settled_record_ttl_s must be at least twice settle_keep_s")
+    if 2 * settings.redis_wait_timeout_ms > settings.redis_timeout_ms:
+        raise ConfigurationError("redis_timeout_ms must be at least twice redis_wait_timeout_ms")
     if settings.upstream_map and not settings.test_mode:
         raise ConfigurationError(
             "OBOL_UPSTREAM_MAP sends a provider's traffic and keys elsewhere, so it is refused unless OBOL_TEST_MODE=1"
         )
+    if settings.fail_point_file and not settings.test_mode:
+        raise ConfigurationError("OBOL_FAIL_POINT_FILE has processes killed, so it is refused unless OBOL_TEST_MODE=1")
+    for name, key in settings.provider_keys.items():
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigurationError(
+                f"{PROVIDER_KEY_PREFIX}{name.upper()} has a space, a line break or another character that no key has"
+            )
     for origin, target in settings.upstream_map.items():
         for url in (origin, target):
             parts = urlsplit(url)

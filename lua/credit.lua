@@ -25,11 +25,12 @@ else
 end
 for pot, change in pairs(delta) do w[pot] = w[pot] + change end
 w.seq = w.seq + 1
-wallet.write(KEYS[1], w)
+wallet.check(w)  -- all that can fail comes before the first write, and that is the journal's
 
 local n = journal.append(KEYS[3], KEYS[4], {
   wallet = ARGV[1], seq = w.seq, kind = 'credit', reference = ARGV[2], at_ms = ARGV[3], delta = delta,
   position = 0, body = ARGV[6],
 })
+wallet.write(KEYS[1], w)
 redis.call('SET', KEYS[2], n, 'EX', ARGV[7])
 return { 'credited', n }

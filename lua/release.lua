@@ -12,7 +12,10 @@ if redis.call('EXISTS', KEYS[4]) == 0 then
 end
 if not held then return { 'gone' } end
 local w = wallet.read(KEYS[1])
-if w then redis.call('HSET', KEYS[1], 'held', wallet.exact(w.held - tonumber(held))) end
+if w then
+  wallet.give_back(w, tonumber(held))
+  redis.call('HSET', KEYS[1], 'held', wallet.exact(w.held), 'calls', w.calls)
+end
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], KEYS[2])
 return { 'released', held }

@@ -8,9 +8,10 @@
 --       6 meter id whose counter advances, or ''  7 units it advances by
 --       8 body for the journal (the request row)  9 record's time to live in s
 --       10 'call': the hold must exist or have expired | 'report': there is no hold
+--          'resent': a call whose hold Redis has lost; the caller knows that it was held and not settled long ago
 -- Returns  {'settled', amount, fee of the graduated price, position, journal number}
 --          {'duplicate', amount, fee, position, journal number}  settled before: the same figures, nothing moved
---          {'gone'}      a call whose hold was never made, or was released, or ended too long ago
+--          {'gone'}      a call whose hold was never made, or was released, or ended too long ago, or was lost
 --          {'unknown'}   Redis does not hold the wallet
 -- include: wallet, journal, exact, tiers
 
@@ -20,39 +21,41 @@ if record[1] == 'settled' then return { 'duplicate', record[2], record[3], recor
 local w = wallet.read(KEYS[1])
 if not w then return { 'unknown' } end
 local held = redis.call('HGET', KEYS[2], 'a')
-local already = 0
+local already, already_fee, already_units = 0, 0, 0
 if record[1] == 'expired' then
-  already = tonumber(record[2])
-elseif ARGV[10] == 'call' and not held then
+  already, already_fee, already_units = tonumber(record[2]), tonumber(record[3]), tonumber(record[6] or '0')
+elseif not held and (ARGV[10] == 'call' or record[1] == 'released') then
   return { 'gone' }
 end
 
-local position, fee = 0, 0
+local units, position, fee = math.max(0, tonumber(ARGV[7]) - already_units), 0, 0
 if ARGV[6] ~= '' then
   position = tonumber(redis.call('HGET', KEYS[7], ARGV[6]) or '0')
-  wallet.exact(position + tonumber(ARGV[7]))
-  if ARGV[5] ~= '' then fee = tiers.fee(cjson.decode(ARGV[5]), position) end
+  wallet.exact(position + units)
+  if ARGV[5] ~= '' then fee = tiers.whole_fee(cjson.decode(ARGV[5]), position, already_units, already_fee) end
+  position = math.max(0, position + units - tonumber(ARGV[7]))
 end
 local amount = tonumber(ARGV[4]) + fee
 local figures = { wallet.exact(amount), wallet.exact(fee), wallet.exact(position) }
 
--- A hold that expired under a live call was debited for its progress then; only the difference is due now.
+-- A hold that expired under a live call was debited for its progress then; only the difference is due now, in units as
+-- in money.
 local delta = wallet.debit(w, math.max(0, amount - already))
-w.held = w.held - tonumber(held or '0')
+if held then wallet.give_back(w, tonumber(held)) end
 w.seq = w.seq + 1
--- A failing script is not rolled back: wallet.write refuses what is beyond 2^53 before it writes, and nothing is
--- written before it.
+-- A failing script is not rolled back: all that can fail comes before the first write, and that is the journal's.
+wallet.check(w)
+local n = journal.append(KEYS[5], KEYS[6], {
+  wallet = ARGV[1], seq = w.seq, reference = ARGV[2],
+  kind = record[1] == 'expired' and 'late' or ARGV[10] == 'report' and 'report' or 'call',
+  at_ms = ARGV[3], delta = delta, position = position, meter = ARGV[6], units = units, body = ARGV[8],
+})
 wallet.write(KEYS[1], w)
-if ARGV[6] ~= '' and ARGV[7] ~= '0' then redis.call('HINCRBY', KEYS[7], ARGV[6], ARGV[7]) end
+if ARGV[6] ~= '' and units > 0 then redis.call('HINCRBY', KEYS[7], ARGV[6], wallet.exact(units)) end
 if held then
   redis.call('DEL', KEYS[2])
   redis.call('ZREM', KEYS[3], KEYS[2])
 end
-
-local n = journal.append(KEYS[5], KEYS[6], {
-  wallet = ARGV[1], seq = w.seq, kind = record[1] == 'expired' and 'late' or ARGV[10], reference = ARGV[2],
-  at_ms = ARGV[3], delta = delta, position = position, body = ARGV[8],
-})
 figures[4] = wallet.exact(n)
 wallet.record(KEYS[4], 'settled', figures[1], figures[2], figures[3], figures[4], ARGV[9])
 return { 'settled', figures[1], figures[2], figures[3], figures[4] }

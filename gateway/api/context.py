@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.api.versions import MeterVersions
 from gateway.billing.principals import Merchant, Principals
 from gateway.errors import ObolError
+from gateway.ledger.bound import JournalBound
 from gateway.ledger.journal import Journal
 from gateway.ledger.wallets import Wallets
 from gateway.settings import Settings
@@ -27,6 +28,7 @@ class ApiContext:
     principals: Principals
     settings: Settings
     derived: Derived
+    journals: JournalBound
     meter_versions: MeterVersions = field(init=False)
 
     def __post_init__(self) -> None:

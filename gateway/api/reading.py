@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple, NoReturn
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.core.money import EXACT_LIMIT
 from gateway.errors import ObolError
 
 BODY_MAX_BYTES = 512 * 1024
 TEXT_MAX_CHARACTERS = 255
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _MICRO = Decimal("0.000001")
 # Wide enough for any duration below the limit at microseconds.
@@ -59,6 +60,8 @@ def parse(body: bytes) -> dict[str, Any]:
 async def _bounded(request: web.Request) -> bytes:
     body = bytearray()
     if (request.content_length or 0) <= BODY_MAX_BYTES:
+        if hdrs.EXPECT in request.headers and not request.content.is_eof() and request.transport is not None:
+            request.transport.write(CONTINUE)
         async for chunk in request.content.iter_any():
             body += chunk
             if len(body) > BODY_MAX_BYTES:

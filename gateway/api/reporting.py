@@ -88,6 +88,8 @@ def _required(named: Named | None, field: str) -> Named:
 
 async def record(context: ApiContext, merchant: Merchant, report: Report) -> StoredRequest:
     """Charge the report, or find what was charged under its id. Raise ObolError `request_id_conflict` and others."""
+    if context.journals.full:
+        raise context.journals.refusal()
     if rows.is_own_request_id(report.request_id):  # a gateway call's, perhaps still under way
         raise _conflict(report.request_id)
     customer = await _customer(context, merchant, report.customer)

@@ -16,7 +16,16 @@ from gateway.api.usage import UsageRoutes
 def routes(context: ApiContext) -> list[web.RouteDef]:
     """For `app.add_routes`; the application needs `middlewares()` too."""
     resources = (RequestRoutes(context), UsageRoutes(context), MeterRoutes(context), ConnectionRoutes(context))
-    return [route for resource in resources for route in resource.routes()]
+    return [_expecting(route) for resource in resources for route in resource.routes()]
+
+
+def _expecting(route: web.RouteDef) -> web.RouteDef:
+    """A body is asked for when it is read (`reading`), not before it is known to be wanted."""
+    return web.RouteDef(route.method, route.path, route.handler, {**route.kwargs, "expect_handler": _no_answer_yet})
+
+
+async def _no_answer_yet(request: web.Request) -> None:
+    """In the place of aiohttp's, which asks for the body at once."""
 
 
 def middlewares() -> list[Middleware]:

@@ -53,6 +53,8 @@ def read_range(start: str, end: str, now: datetime) -> UsageRange:
         raise invalid("start", "is required")
     begin = _moment(start, UTC, "start")
     stop = _stop(end, begin.tzinfo, now)
+    if not end and stop <= begin:
+        raise invalid("start", "is in the future")
     if stop <= begin:
         raise invalid("end", "is before start")
     if stop - begin > DAYS_MAX * _DAY:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from gateway.core.meter import Meter
+from gateway.core.price import ModelPrice
 from gateway.core.usage import Usage
 from gateway.errors import ObolError
 from gateway.ledger.wallets import Price
@@ -44,17 +47,58 @@ class Pricing:
                 param="model",
             )
 
-    def ceiling(self, provider: str, facts: RequestFacts, body_bytes: int, meter: Meter | None) -> int:
-        """Nano-dollars that a call of `body_bytes` cannot exceed: no token is shorter than a byte."""
-        output_tokens = (facts.max_output_tokens or self._default_max_output_tokens) * max(1, facts.choices)
-        usage = facts.usage or Usage(input_tokens=body_bytes, output_tokens=0 if facts.free else output_tokens)
+    def output_limit(self, provider: str, facts: RequestFacts) -> int:
+        """Output tokens that a call is taken to produce at most: what it asks for, else the model's own limit, else
+        the setting."""
+        if facts.at_most is not None and facts.at_most.output_tokens is not None:
+            return facts.at_most.output_tokens
+        limit = facts.max_output_tokens
+        if limit is None and facts.model and (found := self.book.find(provider, facts.model)) is not None:
+            limit = found.max_output_tokens
+        return (self._default_max_output_tokens if limit is None else limit) * max(1, facts.choices)
+
+    def ceiling(
+        self,
+        provider: str,
+        facts: RequestFacts,
+        body_bytes: int,
+        meter: Meter | None,
+        *,
+        output_tokens: int | None = None,
+        prompt: Usage | None = None,
+    ) -> int:
+        """Nano-dollars that a call of `body_bytes` cannot exceed: no token is shorter than a byte.
+
+        `output_tokens`: as long as it produces no more of them, else its limit. `prompt`: what the provider has told of
+        it. Rises with the output.
+        """
+        if output_tokens is None:
+            output_tokens = 0 if facts.free else self.output_limit(provider, facts)
+        told = facts.usage if facts.at_most is None else None
+        usage = told or _usage_max(facts, body_bytes, prompt, output_tokens)
         found = self.book.find(provider, facts.model) if facts.model and _needs_cost(meter) else None
-        cost_nano = found.cost(usage).total_nano if found else 0
+        cost_nano = self._dearest(provider, found, usage, facts.service_tier) if found else 0
         if meter is None:
             return cost_nano
         if meter.tier_type == "characters_1m" and facts.usage is None:
             usage = Usage(input_characters=body_bytes, output_characters=8 * output_tokens)
         return meter.ceiling(meter.units(usage), cost_nano)
+
+    def _dearest(self, provider: str, price: ModelPrice, usage: Usage, service_tier: str | None) -> int:
+        """At the standard price or that of the tier asked for, and should all output be reasoning that costs more."""
+        usages, tiers = [usage], {None, service_tier}
+        if price.standard.rates.reasoning_mtok is not None:
+            usages.append(msgspec.structs.replace(usage, reasoning_tokens=usage.output_tokens))
+        costs = (price.cost(each, tier, partial(self.book.find, provider)) for each in usages for tier in tiers)
+        return max(cost.total_nano for cost in costs)
+
+    def most(
+        self, provider: str, model: str | None, usage: Usage, service_tier: str | None, meter: Meter | None
+    ) -> int:
+        """Nano-dollars that `usage` costs at most, wherever in the tiers of its meter it may fall."""
+        cost = self.book.cost(provider, model, usage, service_tier) if model else None
+        cost_nano = cost.total_nano if cost else 0
+        return cost_nano if meter is None else meter.ceiling(meter.units(usage), cost_nano)
 
     def price(
         self,
@@ -86,6 +130,28 @@ class Pricing:
             version=self.book.version if cost else None,
             unpriced=cost.unpriced if cost else (),
         )
+
+
+def _usage_max(facts: RequestFacts, body_bytes: int, prompt: Usage | None, output_tokens: int) -> Usage:
+    at_most = facts.at_most
+    if prompt is not None:
+        most = at_most or Usage()
+        return msgspec.structs.replace(
+            prompt,
+            output_tokens=output_tokens,
+            reasoning_tokens=None,
+            output_audio_tokens=most.output_audio_tokens,
+            output_image_tokens=most.output_image_tokens,
+            web_searches=most.web_searches,
+            file_searches=most.file_searches,
+            extra=most.extra,
+        )
+    if at_most is None:
+        return Usage(input_tokens=body_bytes, output_tokens=output_tokens)
+    known = at_most.input_tokens
+    return msgspec.structs.replace(
+        at_most, input_tokens=body_bytes if known is None else known, output_tokens=output_tokens
+    )
 
 
 def _needs_cost(meter: Meter | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -25,6 +26,11 @@ from gateway.wire.credential import Credential
 
 UNHEARD_TTL_S = 1.0
 REFUSAL_TTL_S = 1.0
+LOAD_WAIT_S = 5.0
+OLD_WAIT_S = 0.5
+"""How long PostgreSQL is waited for where there is an old value to go on with."""
+OLD_RETRY_S = 2.0
+"""How long that is then used before PostgreSQL is asked again."""
 
 
 class Merchant(msgspec.Struct, frozen=True):
@@ -53,11 +59,20 @@ class Principal(msgspec.Struct, frozen=True):
     connection_id: str | None
     meter: Meter | None
     provider_key: str | None
+    legacy: bool = False
+    """The customer is named by a secret, as in the first eras."""
 
     @property
     def charged(self) -> bool:
         """The customer pays for the call. All other modes are recorded at no charge: the merchant bears the cost."""
         return self.mode == "customer"
+
+
+def unknown_customer(*, legacy: bool) -> ObolError:
+    """What a token whose customer does not exist, or does no more, is told: by a secret 401, by an id 404."""
+    if legacy:
+        return ObolError("unauthorized", "this connection secret is not known", param="connection_secret")
+    return ObolError("connection_not_found", "this connection is not known", param="connection_id")
 
 
 class Cache:
@@ -89,14 +104,41 @@ class Cache:
         return entry[2]
 
     async def load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
-        """Load what `get` did not find. `loader` gives the merchant's id and the value."""
+        """Load what `get` did not find. `loader` gives the merchant's id and the value.
+
+        With PostgreSQL away a value that has only grown old is used on: nothing can be changed there meanwhile, and
+        whatever was changed before has been heard. Otherwise raise ObolError `store_unavailable`.
+        """
         self.misses += 1
         task = self._loading.get(key)
         if task is None:
             task = asyncio.create_task(self._load(key, loader))
             self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
-        return await asyncio.shield(task)
+            task.add_done_callback(partial(self._loaded, key))
+        old = self._old(key)
+        await asyncio.wait([task], timeout=LOAD_WAIT_S if old is None else OLD_WAIT_S)
+        away = ObolError("store_unavailable", "the database is not reachable", retry_after_s=1)
+        if task.done():
+            try:
+                return task.result()
+            except ObolError as error:
+                if error.code != "store_unavailable":
+                    raise
+                away = error
+        if old is None or self._values.get(key) is not old:  # a change of it was heard while we waited
+            raise away
+        self._values[key] = (time.monotonic() - self._ttl_s + OLD_RETRY_S, old[1], old[2])
+        return old[2]
+
+    def _old(self, key: str) -> tuple[float, str, Any] | None:
+        """A value that may be used although it is too old: no refusal, and every change is heard."""
+        entry = self._values.get(key)
+        return entry if entry is not None and self.listening and not isinstance(entry[2], ObolError) else None
+
+    def _loaded(self, key: str, task: asyncio.Task[Any]) -> None:
+        self._loading.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
 
     async def _load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
         began, changes = time.monotonic(), self._changes
@@ -227,6 +269,7 @@ class Principals:
             connection_id=customer.connection_id if customer else None,
             meter=meter,
             provider_key=credential.provider_key,
+            legacy=credential.legacy,
         )
         return merchant.merchant_id, principal
 
@@ -238,10 +281,8 @@ class Principals:
         try:
             customer = await self.customer(merchant, credential.customer.value)
         except ObolError as error:
-            if error.code == "connection_not_found" and credential.legacy:
-                raise ObolError(
-                    "unauthorized", "this connection secret is not known", param="connection_secret"
-                ) from None
+            if error.code == "connection_not_found":
+                raise unknown_customer(legacy=credential.legacy) from None
             raise
         if customer.status != "ok":
             raise ObolError("connection_disabled", "this connection is disabled", param="connection_id")

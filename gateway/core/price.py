@@ -1,10 +1,11 @@
 """What a provider charges for one call: integer rates, and the cost of a `Usage` under them.
 
 A rate is an integer number of atto-dollars (1e-18 USD) for the unit that its name ends with: a million tokens
-(`_mtok`), a million characters (`_mchars`), an hour (`_hours`) or a thousand of something counted (`_kcount`).
+(`_mtok`), a million characters (`_mchars`) or bytes (`_mbytes`), an hour (`_hours`) or a thousand of something
+counted (`_kcount`).
 These are the units price lists are published in, so every published price is an exact integer here, while
 pico-dollars a token would round real ones (0.0833 USD a million tokens, 0.04 USD an hour of audio). A sum is
-kept exact over the common denominator of the four units and rounded once, half up, to nano-dollars.
+kept exact over the common denominator of these units and rounded once, half up, to nano-dollars.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.core.usage import ExtraUsage, Usage
 ATTO = 10**18
 _ATTO_PER_NANO = 10**9
 _HOUR_US = 3_600_000_000
-_UNIT_SIZES = {"mtok": 1_000_000, "mchars": 1_000_000, "hours": _HOUR_US, "kcount": 1_000}
+_UNIT_SIZES = {"mtok": 1_000_000, "mchars": 1_000_000, "mbytes": 1_000_000, "hours": _HOUR_US, "kcount": 1_000}
 _DENOMINATOR = _HOUR_US * _ATTO_PER_NANO
 
 
@@ -38,32 +39,39 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write_1h_mtok: int | None = None
     input_audio_mtok: int | None = None
     cached_audio_mtok: int | None = None
+    cached_image_mtok: int | None = None
     input_image_mtok: int | None = None
+    input_video_mtok: int | None = None
     output_mtok: int | None = None
     reasoning_mtok: int | None = None
     output_audio_mtok: int | None = None
     output_image_mtok: int | None = None
     input_mchars: int | None = None
     output_mchars: int | None = None
+    input_mbytes: int | None = None
+    output_mbytes: int | None = None
     input_hours: int | None = None
     output_hours: int | None = None
     images_kcount: int | None = None
     web_searches_kcount: int | None = None
     search_units_kcount: int | None = None
+    file_searches_kcount: int | None = None
     requests_kcount: int | None = None
 
 
 RATE_NAMES: tuple[str, ...] = Rates.__struct_fields__
 _WEIGHTS = {name: _HOUR_US // _UNIT_SIZES[name.rpartition("_")[2]] for name in RATE_NAMES}
 
-# Where both parents of cached audio have a price, the dearer one (audio) is taken.
+# Where both parents of cached audio or images have a price, the dearer one (audio, images) is taken.
 _CHARGED_AS: dict[str, tuple[str, ...]] = {
     "cached_input_mtok": ("input_mtok",),
     "cache_write_mtok": ("input_mtok",),
     "cache_write_1h_mtok": ("cache_write_mtok", "input_mtok"),
     "input_audio_mtok": ("input_mtok",),
     "cached_audio_mtok": ("input_audio_mtok", "cached_input_mtok", "input_mtok"),
+    "cached_image_mtok": ("input_image_mtok", "cached_input_mtok", "input_mtok"),
     "input_image_mtok": ("input_mtok",),
+    "input_video_mtok": ("input_mtok",),
     "reasoning_mtok": ("output_mtok",),
     "output_audio_mtok": ("output_mtok",),
     "output_image_mtok": ("output_mtok",),
@@ -72,9 +80,22 @@ _CHARGED_AS: dict[str, tuple[str, ...]] = {
 # Tier names that say "the ordinary price" in the vendors' requests and responses.
 _STANDARD_TIERS = frozenset({None, "", "standard", "default", "auto", "on_demand", "standard_only"})
 
-_INPUT_MEASURES = (("input_characters", "input_mchars"), ("input_us", "input_hours"))
-_OUTPUT_MEASURES = (("output_characters", "output_mchars"), ("output_us", "output_hours"), ("images", "images_kcount"))
-_FEES = (("web_searches", "web_searches_kcount"), ("search_units", "search_units_kcount"))
+_INPUT_MEASURES = (
+    ("input_characters", "input_mchars"),
+    ("input_us", "input_hours"),
+    ("input_bytes", "input_mbytes"),
+)
+_OUTPUT_MEASURES = (
+    ("output_characters", "output_mchars"),
+    ("output_us", "output_hours"),
+    ("images", "images_kcount"),
+    ("output_bytes", "output_mbytes"),
+)
+_FEES = (
+    ("web_searches", "web_searches_kcount"),
+    ("search_units", "search_units_kcount"),
+    ("file_searches", "file_searches_kcount"),
+)
 
 _INPUT_FIELD, _OUTPUT_FIELD = (Usage.__struct_fields__.index(name) for name in ("input_tokens", "output_tokens"))
 
@@ -128,13 +149,14 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one model costs at one provider.
 
     `service_tiers` holds the tariffs of the tiers that have one of their own, complete. Audio shorter than
-    `minimum_input_us` is charged as that long.
+    `minimum_input_us` is charged as that long. `max_output_tokens`: what the model produces at most, where it is known.
     """
 
     model: str
     standard: Tariff
     service_tiers: Mapping[str, Tariff] = {}
     minimum_input_us: int = 0
+    max_output_tokens: int | None = None
 
     def cost(
         self,
@@ -209,7 +231,9 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             input_tokens=extra.input_tokens,
             cached_input_tokens=extra.cached_input_tokens,
             cache_write_tokens=extra.cache_write_tokens,
+            input_image_tokens=extra.input_image_tokens,
             output_tokens=extra.output_tokens,
+            output_image_tokens=extra.output_image_tokens,
         )
         return price._charge(usage, service_tier, request_fee=False)
 
@@ -220,18 +244,21 @@ def atto(price_usd: Decimal) -> int:
 
 
 def _input_tokens(usage: Usage) -> Counts:
-    cached, written, image = usage.cached_input_tokens, usage.cache_write_tokens, usage.input_image_tokens
-    cached_audio, written_1h, audio = usage.cached_audio_tokens, usage.cache_write_1h_tokens, usage.input_audio_tokens
-    if not (cached or written or image or cached_audio or written_1h or audio):
+    cached, written, written_1h = usage.cached_input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens
+    cached_audio, audio = usage.cached_audio_tokens, usage.input_audio_tokens
+    cached_image, image, video = usage.cached_image_tokens, usage.input_image_tokens, usage.input_video_tokens
+    if not (cached or written or written_1h or cached_audio or audio or cached_image or image or video):
         return _disjoint(usage.input_tokens, {}, "input_mtok")
-    cached_audio, written_1h = cached_audio or 0, written_1h or 0
+    cached_audio, cached_image, written_1h = cached_audio or 0, cached_image or 0, written_1h or 0
     parts = {
         "cached_audio_mtok": cached_audio,
-        "cached_input_mtok": (cached or 0) - cached_audio,
+        "cached_image_mtok": cached_image,
+        "cached_input_mtok": (cached or 0) - cached_audio - cached_image,
         "cache_write_1h_mtok": written_1h,
         "cache_write_mtok": (written or 0) - written_1h,
         "input_audio_mtok": (audio or 0) - cached_audio,
-        "input_image_mtok": image or 0,
+        "input_image_mtok": (image or 0) - cached_image,
+        "input_video_mtok": video or 0,
     }
     return _disjoint(usage.input_tokens, parts, "input_mtok")
 

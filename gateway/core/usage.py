@@ -14,9 +14,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `input_tokens` counts every billed prompt token: `cached_input_tokens` (read from a cache),
     `cache_write_tokens` (written to one; of which `cache_write_1h_tokens` with the one-hour lifetime),
-    `input_audio_tokens` and `input_image_tokens` are parts of it. `output_tokens` counts every billed token
-    produced: `reasoning_tokens`, `output_audio_tokens` and `output_image_tokens` are parts of it.
-    Durations are microseconds so that "12.345 seconds" stays exact; characters are code points.
+    `input_audio_tokens`, `input_image_tokens` (pages of documents among them) and `input_video_tokens` are parts of
+    it; `cached_audio_tokens` and `cached_image_tokens` of both these and the cached ones. `output_tokens` counts every
+    billed token produced: `reasoning_tokens`, `output_audio_tokens` and `output_image_tokens` are parts of it.
+    Durations are microseconds so that "12.345 seconds" stays exact; characters are code points. Calls to an API
+    without a format of its own have bytes, and as `output_us` the time that the answer took.
     """
 
     input_tokens: int | None = None
@@ -25,7 +27,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write_1h_tokens: int | None = None
     input_audio_tokens: int | None = None
     cached_audio_tokens: int | None = None
+    cached_image_tokens: int | None = None
     input_image_tokens: int | None = None
+    input_video_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
     output_audio_tokens: int | None = None
@@ -37,6 +41,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     images: int | None = None
     search_units: int | None = None
     web_searches: int | None = None
+    file_searches: int | None = None
+    input_bytes: int | None = None
+    output_bytes: int | None = None
     extra: tuple[ExtraUsage, ...] = ()
     """Work the provider bills beside the totals above, possibly on another model."""
 
@@ -46,14 +53,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ExtraUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One extra iteration (Anthropic compaction, advisor): `model` None means the request's own."""
+    """One extra iteration (Anthropic compaction, advisor; images drawn by a tool): `model` None means the request's
+    own. Parts as in `Usage`, but 0 where nothing is reported."""
 
     kind: str
     model: str | None = None
     input_tokens: int = 0
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
+    input_image_tokens: int = 0
     output_tokens: int = 0
+    output_image_tokens: int = 0
 
 
 ZERO = Usage()

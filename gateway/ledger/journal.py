@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import hiredis
@@ -10,9 +12,14 @@ import msgspec
 from gateway.ledger.connection import Connection
 from gateway.ledger.keys import Keys
 
+PAGE_ENTRIES = 1_000
+
 
 class Entry(msgspec.Struct, frozen=True):
-    """One movement of one wallet. `number` is dense within the shard, `seq` within the wallet."""
+    """One movement of one wallet. `number` is dense within the shard, `seq` within the wallet.
+
+    `units` are those by which the tier counter of `meter_id` advanced; "" where none did.
+    """
 
     number: int
     wallet_id: str
@@ -26,6 +33,13 @@ class Entry(msgspec.Struct, frozen=True):
     overage_delta: int
     position: int
     body: bytes
+    meter_id: str = ""
+    units: int = 0
+
+    @property
+    def debit_nano(self) -> int:
+        """What it took from the customer; below zero for a credit."""
+        return self.overage_delta - self.cycle_delta - self.bundle_delta - self.prepaid_delta
 
 
 class Journal:
@@ -39,6 +53,28 @@ class Journal:
         """At most `count` entries behind number `after`, in order."""
         reply = await self._connection.command("XRANGE", self._keys.journal(shard), f"({after}-0", "+", "COUNT", count)
         return [_entry(entry_id, fields) for entry_id, fields in reply]
+
+    async def waiting(self, shard: int) -> AsyncIterator[list[Entry]]:
+        """Everything in the stream, in order and in pages."""
+        after = 0
+        while page := await self.read(shard, after, PAGE_ENTRIES):
+            yield page
+            after = page[-1].number
+
+    async def first_number(self, shard: int) -> int | None:
+        """Of the oldest entry in the stream; None where it is empty."""
+        found = await self._connection.command("XRANGE", self._keys.journal(shard), "-", "+", "COUNT", 1)
+        return _number(found[0][0]) if found else None
+
+    async def top_number(self, shard: int) -> int:
+        """Of the latest entry in the stream; 0 where it is empty."""
+        found = await self._connection.command("XREVRANGE", self._keys.journal(shard), "+", "-", "COUNT", 1)
+        return _number(found[0][0]) if found else 0
+
+    async def lengths(self, shards: Iterable[int]) -> int:
+        """Entries waiting in all of `shards`."""
+        asked = [self._connection.command("XLEN", self._keys.journal(shard)) for shard in shards]
+        return sum(map(int, await asyncio.gather(*asked)))
 
     async def last_number(self, shard: int) -> int:
         return int(await self._connection.command("GET", self._keys.journal_counter(shard)) or 0)
@@ -58,10 +94,14 @@ class Journal:
         return int(length), max(0, now_ms - _entry(*first[0]).at_ms) if first else 0
 
 
+def _number(entry_id: bytes) -> int:
+    return int(entry_id.split(b"-")[0])
+
+
 def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
     f = dict(zip(fields[::2], fields[1::2], strict=True))
     return Entry(
-        number=int(entry_id.split(b"-")[0]),
+        number=_number(entry_id),
         wallet_id=f[b"w"].decode(),
         seq=int(f[b"s"]),
         kind=f[b"k"].decode(),
@@ -73,4 +113,6 @@ def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
         overage_delta=int(f[b"o"]),
         position=int(f[b"u"]),
         body=f[b"d"],
+        meter_id=f.get(b"m", b"").decode(),
+        units=int(f.get(b"q", 0)),
     )

@@ -86,6 +86,14 @@ class Keys:
     def journal_counter(self, shard: int) -> str:
         return self._of(shard, "journal-n")
 
+    def restoring(self, shard: int) -> str:
+        """Ids of wallets that are to be restored from PostgreSQL before all others."""
+        return self._of(shard, "restoring")
+
+    def sweep(self, shard: int) -> str:
+        """While every wallet of the shard has to be looked at: the id behind which to go on."""
+        return self._of(shard, "sweep")
+
     @property
     def changes(self) -> str:
         """The stream that tells every worker which merchant's principals to forget."""

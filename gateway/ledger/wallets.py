@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 
 from gateway.core.meter import MICRO_PERCENT, UNITS_PER_RATE_UNIT, Meter
-from gateway.ledger.connection import Argument, Connection, Issued
+from gateway.ledger.connection import Argument, Connection, Issued, LedgerAway
+from gateway.ledger.kept import Kept, Settle, Untold
 from gateway.ledger.keys import Keys
 
 UNLIMITED = -1
+LOOK_AGAIN_MS = 10_000
+"""When an expired hold whose wallet is being restored is looked at again."""
 
 
 class WalletRef(msgspec.Struct, frozen=True):
@@ -35,6 +39,8 @@ class Balance(msgspec.Struct, frozen=True):
     limit_nano: int
     held_nano: int
     seq: int
+    calls: int = 0
+    """Open holds."""
 
     @property
     def total_nano(self) -> int:
@@ -49,20 +55,37 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class HoldResult(msgspec.Struct, frozen=True):
-    """`kind` is the first word of hold.lua's reply."""
+    """`kind` is the first word of hold.lua's reply. `retry_ms`: until there is a token again."""
 
-    kind: Literal["held", "insufficient", "reserved", "disabled", "ended", "unknown"]
+    kind: Literal["held", "insufficient", "reserved", "busy", "throttled", "disabled", "ended", "unknown"]
     available_nano: int = 0
     held_nano: int = 0
     status: str = "ok"
+    calls: int = 0
+    retry_ms: int = 0
 
 
 HELD = HoldResult("held")
 
 
+class HoldLimits(msgspec.Struct, frozen=True):
+    """What a wallet's calls may be at most: open at once, begun in a minute and of these at once. 0: any number."""
+
+    calls: int = 0
+    requests_per_minute: int = 0
+    requests_burst: int = 1
+
+
+UNBOUNDED = HoldLimits()
+
+
 class Extension(msgspec.Struct, frozen=True):
-    kind: Literal["extended", "refused", "gone"]
+    """`kind` is the first word of extend.lua's reply; `amount_nano` is held now. `why`: of a refusal."""
+
+    kind: Literal["extended", "refused", "unknown", "gone"]
     amount_nano: int = 0
+    why: Literal["", "insufficient", "reserved"] = ""
+    available_nano: int = 0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +129,8 @@ class Settled(msgspec.Struct, frozen=True):
     fee_nano: int = 0
     position: int = 0
     journal_number: int = 0
+    hold_lost: bool = False
+    """Redis had lost the hold; the amount was debited without it."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -121,7 +146,20 @@ def now_ms() -> int:
 class Wallets:
     """The scripts, typed. Every method may raise LedgerAway; all are safe to call again."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, record_ttl_s: int, report_ttl_s: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        *,
+        record_ttl_s: int,
+        report_ttl_s: int,
+        kept: Kept | None = None,
+        recorded: Callable[[Settle], Awaitable[bool]] | None = None,
+    ) -> None:
+        """`kept` sends settles again to a Redis that lost them. `recorded` tells, of a settle that Redis has had time
+        to forget, whether the durable record has it; it raises LedgerAway while that cannot be told."""
+        self._kept = kept
+        self._recorded = recorded
         self._connection = connection
         self._keys = keys
         self._record_ttl_s = record_ttl_s
@@ -135,18 +173,37 @@ class Wallets:
         return _text(reply[0])
 
     async def hold(
-        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, descriptor: bytes
+        self,
+        ref: WalletRef,
+        request_id: str,
+        amount_nano: int,
+        *,
+        expires_ms: int,
+        descriptor: bytes,
+        limits: HoldLimits = UNBOUNDED,
+        at_ms: int | None = None,
     ) -> HoldResult:
-        """Reserve `amount_nano` for a call."""
-        return await self.held(
-            self.issue_hold(ref, request_id, amount_nano, expires_ms=expires_ms, descriptor=descriptor)
+        """Reserve `amount_nano` for a call that begins now, or at `at_ms`."""
+        issued = self.issue_hold(
+            ref, request_id, amount_nano, expires_ms=expires_ms, descriptor=descriptor, limits=limits, at_ms=at_ms
         )
+        return await self.held(issued)
 
     def issue_hold(
-        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, descriptor: bytes
+        self,
+        ref: WalletRef,
+        request_id: str,
+        amount_nano: int,
+        *,
+        expires_ms: int,
+        descriptor: bytes,
+        limits: HoldLimits = UNBOUNDED,
+        at_ms: int | None = None,
     ) -> Issued:
         """The same, on its way: the caller has something to do until it asks `held` for the answer."""
-        keys, arguments = self._call_keys(ref, request_id), (amount_nano, now_ms(), expires_ms, descriptor)
+        keys, at_ms = self._call_keys(ref, request_id), now_ms() if at_ms is None else at_ms
+        allowed = (limits.calls, limits.requests_per_minute, limits.requests_burst)
+        arguments = (amount_nano, at_ms, expires_ms, descriptor, *allowed)
         return Issued("hold", keys, arguments, self._connection.issue("hold", keys, arguments))
 
     async def held(self, issued: Issued) -> HoldResult:
@@ -156,46 +213,114 @@ class Wallets:
         kind = _text(reply[0])
         if kind in ("insufficient", "reserved"):
             return HoldResult(kind, int(reply[1]), int(reply[2]))  # type: ignore[arg-type]
+        if kind == "busy":
+            return HoldResult("busy", calls=int(reply[1]))
+        if kind == "throttled":
+            return HoldResult("throttled", retry_ms=int(reply[1]))
         return HoldResult(kind, status=_text(reply[1]) if kind == "disabled" else "ok")  # type: ignore[arg-type]
 
     async def extend(
-        self, ref: WalletRef, request_id: str, amount_nano: int, *, expires_ms: int, progress: tuple[int, bytes] | None
+        self,
+        ref: WalletRef,
+        request_id: str,
+        amount_nano: int,
+        *,
+        expires_ms: int,
+        progress: tuple[Price, bytes] | None = None,
     ) -> Extension:
-        """`progress`: nano-dollars to debit if this gateway dies, and the request row so far."""
-        amount, body = progress if progress is not None else ("", b"")
-        reply = await self._connection.script(
-            "extend", self._call_keys(ref, request_id)[:3], [amount_nano, expires_ms, amount, body]
-        )
-        kind = _text(reply[0])
-        return Extension(kind, int(reply[-1]) if kind != "gone" else 0)  # type: ignore[arg-type]
+        """`progress`: what to debit if this gateway dies, and the request row so far."""
+        issued = self.issue_extend(ref, request_id, amount_nano, expires_ms=expires_ms, progress=progress)
+        return _extension(await self._connection.answer(issued))
+
+    def issue_extend(
+        self,
+        ref: WalletRef,
+        request_id: str,
+        amount_nano: int,
+        *,
+        expires_ms: int,
+        progress: tuple[Price, bytes] | None = None,
+    ) -> Issued:
+        """The same, issued and not waited for: `extended` reads the future once it is done."""
+        keys = self._call_keys(ref, request_id)[:3]
+        arguments: Sequence[Argument] = (amount_nano, expires_ms, b"", 0, b"", b"", 0)
+        if progress is not None:
+            price, body = progress
+            meter_id = price.meter.meter_id if price.meter is not None else b""
+            arguments = (amount_nano, expires_ms, body, price.flat_nano, price.graduated_json(), meter_id, price.units)
+        return Issued("extend", keys, arguments, self._connection.issue("extend", keys, arguments))
+
+    @staticmethod
+    def extended(issued: asyncio.Future[Any]) -> Extension | None:
+        """What Redis answered; None where it did not, or with an error."""
+        if issued.cancelled() or issued.exception() is not None or isinstance(issued.result(), Exception):
+            return None
+        return _extension(issued.result())
 
     async def settle(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
         """End the call that `hold` began."""
-        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
-        return _settled(await self._connection.script("settle", keys, arguments))
+        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        return _settled(await self._connection.script("settle", settle.keys, settle.arguments))
 
     def issue_settle(
         self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes
     ) -> asyncio.Future[Any]:
         """The same, issued and not waited for: `acknowledged` reads the future once it is done."""
-        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
-        return self._connection.issue("settle", keys, arguments)
+        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        reply = self._connection.issue("settle", settle.keys, settle.arguments)
+        return reply if self._kept is None else self._kept.watch(settle, reply)
 
     @staticmethod
     def acknowledged(issued: asyncio.Future[Any]) -> Settled | None:
-        """What Redis answered; None where it did not, or with an error: then `settle` is to be called."""
+        """What Redis answered; None where it did not, or could not settle: then `settle_spent` is to be called."""
         if issued.cancelled() or issued.exception() is not None or isinstance(issued.result(), Exception):
             return None
-        return _settled(issued.result())
+        settled = _settled(issued.result())
+        return None if settled.kind in ("unknown", "gone") else settled
+
+    async def settle_spent(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
+        """End a call that has spent: where Redis has lost its hold, the amount is debited all the same, once."""
+        return await self._send(self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call"))
 
     async def report(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
         """Debit usage that happened elsewhere: there is no hold, and no refusal."""
-        keys, arguments = self._settle(ref, request_id, price, at_ms, body, self._report_ttl_s, "report")
-        return _settled(await self._connection.script("settle", keys, arguments))
+        return await self._send(self._settle(ref, request_id, price, at_ms, body, self._report_ttl_s, "report"))
+
+    async def resend(self, settle: Settle) -> str:
+        """Send a settle that was acknowledged once more; return the first word of the answer."""
+        return (await self._send(settle)).kind
+
+    def queue_restore(self, shard: int, wallet_id: str) -> None:
+        """A wallet was unknown that PostgreSQL knows: ask the worker to restore it before others."""
+        with suppress(LedgerAway):
+            asked = self._connection.call("SADD", self._keys.restoring(shard), wallet_id)
+            asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _send(self, settle: Settle) -> Settled:
+        settled = _settled(await self._connection.script("settle", settle.keys, settle.arguments))
+        if settled.kind == "gone":
+            settled = await self._settle_without_hold(settle)
+        if settled.kind == "unknown":
+            self.queue_restore(settle.shard, str(settle.arguments[0]))
+        if self._kept is not None and settled.kind in ("settled", "duplicate"):
+            await self._kept.acknowledged(settle)
+        return settled
+
+    async def _settle_without_hold(self, settle: Settle) -> Settled:
+        """There is neither hold nor record: Redis has lost them, or has forgotten that it settled this long ago."""
+        if settle.may_be_forgotten(now_ms()):
+            if self._recorded is None:
+                return Settled("gone")
+            if not self._connection.connected:
+                raise Untold("old settles are looked up once the connection is ready")
+            if await self._recorded(settle):
+                return Settled("duplicate")
+        settled = _settled(await self._connection.script("settle", settle.keys, settle.without_hold().arguments))
+        return msgspec.structs.replace(settled, hold_lost=settled.kind == "settled")
 
     def _settle(
         self, ref: WalletRef, request_id: str, price: Price, at_ms: int, body: bytes, ttl_s: int, how: str
-    ) -> tuple[Sequence[str], Sequence[Argument]]:
+    ) -> Settle:
         names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
         meter = price.meter
         keys = (
@@ -219,7 +344,7 @@ class Wallets:
             ttl_s,
             how,
         )
-        return keys, arguments
+        return Settle(ref.shard, ref.merchant_id, keys, arguments)
 
     async def release(self, ref: WalletRef, request_id: str) -> str:
         """Return "released" or "gone"."""
@@ -227,15 +352,16 @@ class Wallets:
         return _text(reply[0])
 
     async def expire(self, ref: WalletRef, request_id: str, at_ms: int) -> str:
-        """Return "expired", "alive" or "gone"."""
+        """Return "expired", "alive", "unknown" or "gone"."""
         reply = await self._connection.script(
             "expire",
             [
                 *self._call_keys(ref, request_id),
                 self._keys.journal(ref.shard),
                 self._keys.journal_counter(ref.shard),
+                self._keys.tiers(ref.shard, ref.wallet_id),
             ],
-            [ref.wallet_id, request_id, at_ms, self._report_ttl_s],
+            [ref.wallet_id, request_id, at_ms, self._report_ttl_s, at_ms + LOOK_AGAIN_MS],
         )
         return _text(reply[0])
 
@@ -254,6 +380,8 @@ class Wallets:
             ],
             [ref.wallet_id, credit_id, at_ms, pot, amount_nano, body, self._report_ttl_s],
         )
+        if reply[0] == b"unknown":
+            self.queue_restore(ref.shard, ref.wallet_id)
         return _text(reply[0])
 
     async def claim(
@@ -276,7 +404,7 @@ class Wallets:
 
     async def balances(self, refs: Sequence[WalletRef]) -> list[Balance | None]:
         """The wallets as they are now; None for one that Redis does not hold."""
-        fields = ("status", "cycle", "bundle", "prepaid", "overage", "limit", "held", "seq")
+        fields = ("status", "cycle", "bundle", "prepaid", "overage", "limit", "held", "seq", "calls")
         futures = [self._connection.call("HMGET", self._keys.wallet(ref.shard, ref.wallet_id), *fields) for ref in refs]
         return [_balance(await future) for future in futures]
 
@@ -287,6 +415,13 @@ class Wallets:
 
 def _settled(reply: Any) -> Settled:
     return Settled(_text(reply[0]), *(int(figure) for figure in reply[1:]))  # type: ignore[arg-type]
+
+
+def _extension(reply: Any) -> Extension:
+    kind = _text(reply[0])
+    if kind == "refused":
+        return Extension("refused", int(reply[3]), _text(reply[1]), int(reply[2]))  # type: ignore[arg-type]
+    return Extension(kind, int(reply[1]) if kind == "extended" else 0)  # type: ignore[arg-type]
 
 
 def _text(value: Any) -> str:

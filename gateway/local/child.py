@@ -42,7 +42,8 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready = False
-        self._hurried = False
+        self._hurried = self._killed = False
+        self._patience: asyncio.Timeout | None = None
         self._log_offset = 0
 
     @property
@@ -75,9 +76,18 @@ class Child:
             await asyncio.wait([self._keeper])
         await self._end()
 
+    def hurry(self) -> None:
+        """Have a `stop`, also one that waits already, ask for haste and wait no longer than that may take."""
+        self._hurried = True
+        process, part, patience = self._running(), self._part, self._patience
+        if process is None or part is None or part.hurry_timeout_s is None or patience is None or patience.expired():
+            return
+        process.send_signal(part.stop_signal)
+        patience.reschedule(asyncio.get_running_loop().time() + part.hurry_timeout_s)
+
     def kill(self) -> None:
         """End it now and for good, and let a `stop` that waits return."""
-        self._hurried = True
+        self._killed = True
         if self._keeper is not None:
             self._keeper.cancel()
         process = self._running()
@@ -148,14 +158,21 @@ class Child:
         process, part = self._running(), self._part
         if process is None or part is None:
             return
+        since_s = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(part.kill_signal if self._hurried else part.stop_signal)
+            process.send_signal(part.kill_signal if self._killed else part.stop_signal)
             try:
-                await asyncio.wait_for(process.wait(), part.stop_timeout_s)
+                async with asyncio.timeout(self._stop_timeout_s(part)) as self._patience:
+                    await process.wait()
             except TimeoutError:
-                self._say(f"{part.name} did not end within {part.stop_timeout_s:g} s and is killed")
+                self._say(f"{part.name} did not end within {time.monotonic() - since_s:.1f} s and is killed")
                 process.send_signal(part.kill_signal)
+            finally:
+                self._patience = None
         await process.wait()
+
+    def _stop_timeout_s(self, part: Part) -> float:
+        return part.hurry_timeout_s if self._hurried and part.hurry_timeout_s is not None else part.stop_timeout_s
 
 
 def _wait_unlocked(part: Part) -> None:

@@ -153,13 +153,32 @@ class DataDir:
             path.unlink(missing_ok=True)
 
     def running_environment(self) -> dict[str, str]:
-        """The OBOL_* variables of the children of a live `obol up`; empty if none runs here."""
+        """The OBOL_* variables of the children of a live `obol up`; empty if none runs here.
+
+        Those that `obol up` got itself, provider keys among them, are read from the process: no file holds them.
+        """
         try:
             if not self._lock.exists():
                 return {}
             with locked(self._lock, 0):
                 return {}
         except Locked:
-            return {name: str(value) for name, value in (read_json(self.env_json) or {}).items()}
+            published = {name: str(value) for name, value in (read_json(self.env_json) or {}).items()}
+            return _variables_of((read_json(self.up_json) or {}).get("pid")) | published
         except OSError as error:
             raise ConfigurationError(f"the data directory {self.root} is not readable: {error.strerror}") from None
+
+
+def _variables_of(pid: Any) -> dict[str, str]:
+    """The OBOL_* variables a process was started with; none where the system does not tell them, or not to us."""
+    try:
+        process = Path(f"/proc/{int(pid)}")
+        words = (process / "environ").read_bytes().split(b"\0")
+        directory = (process / "cwd").readlink()
+    except (OSError, TypeError, ValueError):
+        return {}
+    pairs = (word.decode("utf-8", "surrogateescape").partition("=") for word in words if word.startswith(b"OBOL_"))
+    found = {name: value for name, _, value in pairs if value}
+    if "OBOL_CONFIG" in found:
+        found["OBOL_CONFIG"] = str(directory / found["OBOL_CONFIG"])
+    return found

@@ -1,16 +1,31 @@
-"""The port that all gateway workers share: reserved by the supervisor, so that nobody takes it between restarts."""
+"""The port that all gateway workers share: one listening socket a worker, which the supervisor holds open.
+
+The kernel spreads connections over the sockets. A worker inherits the one of its slot; when it ends, however it ends,
+who waits in that socket's queue waits for its successor, and nobody else can take the port.
+"""
 
 from __future__ import annotations
 
 import errno
 import http.client
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from gateway.errors import ConfigurationError
 
 _CONNECT_TIMEOUT_S = 0.5
 _READ_TIMEOUT_S = 2.0
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - a name to translate, not to bind
+
+
+@contextmanager
+def slots(host: str, port: int, count: int) -> Iterator[list[socket.socket]]:
+    """`count` sockets as `reserve` makes them, on one port. They begin to listen with the first worker of each."""
+    with ExitStack() as stack:
+        first = stack.enter_context(reserve(host, port))
+        more = [stack.enter_context(reserve(host, int(first.getsockname()[1]))) for _ in range(1, count)]
+        yield [first, *more]
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from gateway.local.engines import LOOPBACK, free_port
 from gateway.local.process import Part
 from gateway.settings import Settings
 
-_DRAIN_MARGIN_S = 10.0  # a gateway that drains for its full time still has to flush and exit
+_DRAIN_MARGIN_S = 30.0  # a gateway that drains for its full time still has to cut, settle and exit
 _WORKER_STOP_S = 60.0
+_HURRY_S = 5.0
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
@@ -62,7 +63,6 @@ def environment(settings: Settings, data: DataDir, port: int, redis_url: str, po
         "OBOL_REDIS_URL": redis_url,
         "OBOL_POSTGRES_URL": postgres_url,
         "OBOL_MASTER_KEY": settings.master_key or data.master_key(),
-        "OBOL_METRICS_DIR": str(data.metrics),
         "PROMETHEUS_MULTIPROC_DIR": str(data.metrics),
     }
 
@@ -87,10 +87,12 @@ class Table:
     data: DataDir
     environment: dict[str, str]
 
-    def gateway(self, number: int, host: str, port: int, drain_s: int) -> Part:
-        """One of the workers that share `port`."""
-        options = ("--host", host, "--port", str(port))
-        return self._part(f"gateway-{number}", ("serve", *options), drain_s + _DRAIN_MARGIN_S)
+    def gateway(self, number: int, descriptor: int, settings: Settings) -> Part:
+        """The worker that accepts from the listening socket `descriptor`, which stays open here as well."""
+        options = ("--fd", str(descriptor))
+        stop_timeout_s = settings.shutdown_drain_s + settings.settle_keep_s + _DRAIN_MARGIN_S
+        part = self._part(f"gateway-{number}", ("serve", *options), stop_timeout_s)
+        return replace(part, descriptors=(descriptor,))
 
     def worker(self) -> Part:
         """The background worker."""
@@ -114,4 +116,5 @@ class Table:
             ready=lambda pid: (read_json(ready_file) or {}).get("pid") == pid,
             environment=os.environ | {"PYTHONPATH": path} | self.environment,
             stop_timeout_s=stop_timeout_s,
+            hurry_timeout_s=_HURRY_S,
         )

@@ -48,8 +48,9 @@ def engine_account() -> Account | None:
 class Part:
     """A child process. `ready` is asked with its pid, from a thread, and may block for a second.
 
-    `stop_signal` asks it to end, which may take `stop_timeout_s`; `kill_signal` ends it at once. `lock` is a file
-    on which the child holds a flock, so that nobody uses its data while it, or what it forked, still lives.
+    `stop_signal` asks it to end, which may take `stop_timeout_s`, and asks again for haste where `hurry_timeout_s` says
+    how long that may take; `kill_signal` ends it at once. `lock` is a file on which the child holds a flock, so that
+    nobody uses its data while it, or what it forked, still lives. `descriptors` are open ones that it inherits.
     """
 
     name: str
@@ -59,10 +60,12 @@ class Part:
     directory: Path | None = None
     account: Account | None = None
     lock: Path | None = None
+    descriptors: tuple[int, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     kill_signal: signal.Signals = signal.SIGKILL
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 30.0
+    hurry_timeout_s: float | None = None
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def launching(part: Part, log: Path) -> Iterator[dict[str, Any]]:
             "stderr": output,
             "env": dict(part.environment),
             "cwd": part.directory,
-            "pass_fds": locks,
+            "pass_fds": (*locks, *part.descriptors),
             # A session of its own: a Ctrl-C in the terminal reaches the supervisor alone, which stops in order.
             "start_new_session": True,
             "preexec_fn": dies_with_parent(part.stop_signal),

@@ -5,6 +5,9 @@
 Stopping goes the other way, so that every part finds what it needs until it has ended. If the supervisor itself is
 killed, the kernel tells each child (see process.py) and the next start finds everything as a crash leaves it: no
 settle that was acknowledged is lost, because both engines have it on disk.
+
+The listening sockets are held open here, one a gateway, and inherited: a gateway that is replaced or started again
+finds in its socket's queue who came meanwhile, so that neither a roll nor a crash refuses a connection.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +39,8 @@ _ANSWER_TIMEOUT_S = 30.0
 _ANSWER_POLL_S = 0.1
 _LOG_CHECK_S = 30.0
 _LOG_BYTES_MAX = 64 * 1024 * 1024
+_GENERATIONS_MAX = 4
+"""Of gateways that live at once: a roll waits while so many earlier ones still end their calls."""
 
 
 def main(settings: Settings, *, demo: bool, commands: parts.Commands | None = None) -> int:
@@ -44,22 +50,26 @@ def main(settings: Settings, *, demo: bool, commands: parts.Commands | None = No
 
 @dataclass(slots=True)
 class _Children:
-    """Who runs now. `spare` are those that a roll is starting or retiring."""
+    """Who runs now. `starting` and `retiring` are those that a roll has begun to put in and to take out."""
 
     valkey: Child | None = None
     postgres: Child | None = None
     fake_provider: Child | None = None
     gateways: list[Child] = field(default_factory=list)
     worker: Child | None = None
-    spare: list[Child] = field(default_factory=list)
+    starting: list[Child] = field(default_factory=list)
+    retiring: list[Child] = field(default_factory=list)
 
     def all(self) -> list[Child]:
         singles = (self.worker, self.fake_provider, self.postgres, self.valkey)
-        return [*self.gateways, *self.spare, *filter(None, singles)]
+        return [*self.gateways, *self.starting, *self.retiring, *filter(None, singles)]
 
 
 class Supervisor:
-    """One `obol up`. SIGINT and SIGTERM stop it, a second one kills; SIGHUP replaces its gateways one by one."""
+    """One `obol up`. SIGINT and SIGTERM stop it: a second one cuts the calls under way, a third one kills.
+
+    SIGHUP replaces its gateways one by one, then the background worker.
+    """
 
     def __init__(self, settings: Settings, *, demo: bool, commands: parts.Commands) -> None:
         self._settings = settings
@@ -69,10 +79,11 @@ class Supervisor:
         self._children = _Children()
         self._retiring: set[asyncio.Task[None]] = set()
         self._table = parts.Table(commands, self._data, {})
+        self._slots: list[socket.socket] = []
         self._port = 0
         self._ready = False
-        self._counted_pids: set[int] = set()
         self._stop = asyncio.Event()
+        self._stop_signals = 0
         self._roll = asyncio.Event()
         self._had_terminal = os.isatty(0)
 
@@ -81,11 +92,10 @@ class Supervisor:
         self._data.create()
         with (
             self._data.owned(),
-            # Held while we live: nobody else can take the port while a gateway is started again.
-            listen.reserve(self._settings.host, self._settings.port) as reserved,
+            listen.slots(self._settings.host, self._settings.port, self._settings.workers or _cores()) as self._slots,
             self._signals(),
         ):
-            self._port = int(reserved.getsockname()[1])
+            self._port = int(self._slots[0].getsockname()[1])
             try:
                 if await self._unless_stopped(self._start()):
                     await self._unless_stopped(self._watch())
@@ -141,8 +151,7 @@ class Supervisor:
         return await self._commands.seed(settings, self._data.root)
 
     async def _start_gateways(self) -> None:
-        count = self._settings.workers or _cores()
-        self._children.gateways = [self._gateway(number) for number in range(1, count + 1)]
+        self._children.gateways = [self._gateway(index) for index in range(len(self._slots))]
         self._children.worker = self._child(self._table.worker)
         await _together(child.start() for child in (*self._children.gateways, self._children.worker))
 
@@ -158,9 +167,9 @@ class Supervisor:
                 f"the gateways run, but GET /readyz says after {_ANSWER_TIMEOUT_S:g} s: {answer}"
             ) from None
 
-    def _gateway(self, number: int) -> Child:
-        host, drain_s = self._settings.host, self._settings.shutdown_drain_s
-        return self._child(lambda: self._table.gateway(number, host, self._port, drain_s))
+    def _gateway(self, index: int) -> Child:
+        descriptor = self._slots[index].fileno()
+        return self._child(lambda: self._table.gateway(index + 1, descriptor, self._settings))
 
     def _child(self, prepare: Callable[[], Part]) -> Child:
         return Child(prepare, lambda name: self._data.logs / f"{name}.log", self._say, self._publish)
@@ -182,37 +191,51 @@ class Supervisor:
     async def _replace_all(self) -> None:
         """Start each gateway anew beside the old one, then retire the old one; the background worker last."""
         children = self._children
+        await self._until_few_retire()
         try:
             for index, old in enumerate(children.gateways):
-                children.gateways[index] = await self._replacement(old, self._gateway(index + 1))
-                self._publish()
-            if children.worker is not None:
-                children.worker = await self._replacement(children.worker, self._child(self._table.worker))
-                self._publish()
+                children.gateways[index] = await self._started(self._gateway(index))
+                await self._retired(old)
+            if (old_worker := children.worker) is not None:
+                children.worker = await self._started(self._child(self._table.worker))
+                await self._retired(old_worker)
         except ConfigurationError as error:
             self._say(f"the roll stops here, those not yet replaced go on: {error}")
             return
         self._say("every gateway and the background worker have been replaced")
 
-    async def _replacement(self, old: Child, new: Child) -> Child:
-        spare = self._children.spare
-        spare.append(new)
+    async def _until_few_retire(self) -> None:
+        limit = (_GENERATIONS_MAX - 1) * len(self._slots)
+        if len(self._retiring) > limit:
+            self._say(f"the roll waits: {len(self._retiring)} processes of earlier ones still end their calls")
+        while len(self._retiring) > limit:
+            await asyncio.wait(self._retiring, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _started(self, new: Child) -> Child:
+        """A child that is ready; if it does not get so, nothing of it is left."""
+        self._children.starting.append(new)
         try:
             await new.start()
         except BaseException:
             await new.stop()
             raise
         finally:
-            spare.remove(new)
+            self._children.starting.remove(new)
+        return new
+
+    async def _retired(self, old: Child) -> None:
+        """Have a replaced child end its calls; wait for it, but not longer than `roll_wait_s`."""
+        self._children.retiring.append(old)
         task = asyncio.create_task(self._retire(old))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        return new
+        self._publish()
+        await asyncio.wait([task], timeout=self._settings.roll_wait_s)
 
     async def _retire(self, old: Child) -> None:
-        self._children.spare.append(old)
         await old.stop()
-        self._children.spare.remove(old)
+        self._children.retiring.remove(old)
+        self._publish()
 
     def _publish(self) -> None:
         """Make up.json say what is so now."""
@@ -223,10 +246,6 @@ class Supervisor:
             self._data.publish(state)
         except OSError as error:  # a full disk must not end the care for the children
             self._say(f"up.json is out of date: {error}")
-        pids = {*state["workers"], state["worker_pid"]} - {None}
-        for pid in self._counted_pids - pids:
-            _forget_gauges(self._data.metrics, pid)
-        self._counted_pids = pids
 
     def _state(self) -> dict[str, Any]:
         children = self._children
@@ -239,6 +258,7 @@ class Supervisor:
             "postgres_url": self._table.environment["OBOL_POSTGRES_URL"],
             "pid": os.getpid(),
             "workers": [child.pid for child in children.gateways if child.pid is not None],
+            "draining": [child.pid for child in children.retiring if child.pid is not None],
             "worker_pid": children.worker and children.worker.pid,
             "valkey_pid": children.valkey and children.valkey.pid,
             "postgres_pid": children.postgres and children.postgres.pid,
@@ -268,11 +288,15 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     def _on_stop(self) -> None:
-        if not self._stop.is_set():
-            self._stop.set()
+        self._stop_signals += 1
+        self._stop.set()
+        if self._stop_signals == 1:
             return
         for child in self._children.all():
-            child.kill()
+            if self._stop_signals == 2:
+                child.hurry()
+            else:
+                child.kill()
 
     def _on_hangup(self) -> None:
         """A request to roll, or the end of the terminal that we were started from: then a stop."""
@@ -299,11 +323,15 @@ class Supervisor:
         """Stop in the order in which they need each other: the gateways drain first, the engines go last."""
         children = self._children
         if self._ready:
-            self._say(f"stopping: open requests have up to {self._settings.shutdown_drain_s} s (Ctrl-C again kills)")
-        await asyncio.gather(*self._retiring, *(child.stop() for child in children.gateways))
-        for child in filter(None, (children.worker, children.fake_provider)):
+            bound_s = self._settings.shutdown_drain_s
+            self._say(f"stopping: open requests have up to {bound_s} s (Ctrl-C again cuts them, a third time kills)")
+        gateways = asyncio.gather(*self._retiring, *(child.stop() for child in children.gateways))
+        await asyncio.sleep(0)  # from here on nobody is started again: the sockets may go, before the gateways' own
+        for listening in self._slots:
+            listening.close()
+        await gateways
+        for child in filter(None, (children.worker, children.fake_provider, children.postgres, children.valkey)):
             await child.stop()
-        await asyncio.gather(*(child.stop() for child in (children.postgres, children.valkey) if child is not None))
         self._data.withdraw()
 
 
@@ -331,13 +359,6 @@ def _bound_logs(directory: Path) -> None:
         if log.stat().st_size > _LOG_BYTES_MAX:
             shutil.copyfile(log, log.with_suffix(".log.1"))
             os.truncate(log, 0)
-
-
-def _forget_gauges(metrics: Path, pid: int) -> None:
-    """Remove what a dead process reported about its present state."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(pid, path=str(metrics))  # type: ignore[no-untyped-call]
 
 
 def _write(stream: Any, text: str) -> None:

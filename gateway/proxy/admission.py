@@ -9,16 +9,19 @@ from aiohttp import hdrs, web
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.keys import shard_of
-from gateway.providers import Provider
+from gateway.providers import HTTP, Provider
 from gateway.proxy import body as bodies
-from gateway.proxy.call import PLAIN, Call
+from gateway.proxy.call import Call
 from gateway.proxy.parts import Parts
 from gateway.wire import credential, metadata, target
 from gateway.wire.contract import Format
 from gateway.wire.formats import FORMATS
+from gateway.wire.plain import UNREAD, http_facts
 from gateway.wire.target import Target
 
 ROUTES_MAX = 4_096
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What is passed on. Not TRACE: its answer is the request, with the provider's key in it."""
 MODEL_MAX_CHARACTERS = 512
 IDEMPOTENCY_HEADER = "idempotency-key"
 IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
@@ -32,10 +35,14 @@ async def admit(parts: Parts, request: web.BaseRequest, call: Call) -> None:
     call.provider_name = provider.name if provider else call.target.host
     text = credential.find(request.headers.get, call.target.query_key)
     call.principal = await parts.principals.principal(text)
+    call.credential = text.rstrip("=").encode()
+    parts.limits.enter(call.principal.merchant.merchant_id)
+    call.counted = True
     if provider is None and call.principal.provider_key is None:
         raise ObolError("forward_endpoint_not_supported", f"{call.target.host} is no supported provider", param="u")
     call.metadata = metadata.parse(request.headers.items(), call.target.metadata)
-    _continue(request)
+    if call.metadata:
+        metadata.check_size(call.metadata, parts.settings.max_metadata_bytes)
     await _read(parts, request, call)
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key and request.method == "POST":
@@ -51,7 +58,7 @@ def _route(parts: Parts, method: str, raw_path: str) -> tuple[Target[Provider], 
     if known is not None:
         return known
     where = target.resolve(raw_path, parts.providers)
-    found = where, _format(method, where)
+    found = where, _format(parts, method, where)
     if where.query_key is None and where.metadata is None:
         if len(parts.routes) >= ROUTES_MAX:
             parts.routes.clear()
@@ -59,10 +66,10 @@ def _route(parts: Parts, method: str, raw_path: str) -> tuple[Target[Provider], 
     return found
 
 
-def _format(method: str, where: Target[Provider]) -> Format:
-    provider = where.provider
-    name = provider.format_of(method, where.path) if provider else PLAIN
-    if name not in FORMATS:
+def _format(parts: Parts, method: str, where: Target[Provider]) -> Format:
+    of = where.provider.format_of if where.provider else parts.providers.format_elsewhere
+    name = of(method, where.path)
+    if name not in FORMATS or method not in METHODS:
         raise ObolError(
             "forward_endpoint_not_supported",
             f"{method} {where.origin}{where.bare_path} cannot be metered, so it is not served",
@@ -74,8 +81,11 @@ def _format(method: str, where: Target[Provider]) -> Format:
 async def _read(parts: Parts, request: web.BaseRequest, call: Call) -> None:
     """The body whole and its facts where the format is metered; else only its declared length."""
     limit_bytes = parts.settings.max_request_body_bytes
-    if call.format.name == PLAIN:
-        bodies.declared_length(request, limit_bytes)
+    if call.format.name in UNREAD:
+        length = bodies.declared_length(request, limit_bytes)
+        if call.format.name == HTTP:
+            call.facts = http_facts(call.target.bare_path, length if request.body_exists else 0)
+            _check_model(parts, call)
         return
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() not in ("", "identity"):
         raise ObolError(
@@ -86,11 +96,16 @@ async def _read(parts: Parts, request: web.BaseRequest, call: Call) -> None:
     call.body = await bodies.read_whole(request, limit_bytes)
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
     call.facts = call.format.read_request(call.body, call.target.bare_path, call.target.query, content_type)
-    model, principal = call.facts.model, call.principal
+    model = call.facts.model
     if model is not None and (len(model) > MODEL_MAX_CHARACTERS or not model.isprintable()):
         raise ObolError(
             "forward_model_invalid", f"model must be at most {MODEL_MAX_CHARACTERS} printable characters", param="model"
         )
+    _check_model(parts, call)
+
+
+def _check_model(parts: Parts, call: Call) -> None:
+    principal = call.principal
     parts.pricing.check_model(call.provider_name, call.facts, principal.meter, charged=principal.charged)
 
 
@@ -126,9 +141,3 @@ async def _claim(parts: Parts, call: Call, credential_text: str, key: str) -> No
         retry_after_s=1 if code == "request_in_progress" else None,
         details={"original_request_id": claim.holder},
     )
-
-
-def _continue(request: web.BaseRequest) -> None:
-    """Ask for the body of a client that waits to be asked."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

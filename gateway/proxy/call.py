@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from gateway.billing.pricing import PricedCall
 from gateway.billing.principals import Principal
-from gateway.core.usage import ZERO
-from gateway.ledger.row import RequestIds, RequestRow
+from gateway.core.usage import ZERO, Usage
+from gateway.ledger.row import RequestIds, RequestRow, encode
 from gateway.providers import Provider
 from gateway.proxy.metering import Metered, Watch
 from gateway.wire.contract import Format, Reading, RequestFacts
 from gateway.wire.formats import FORMATS
 from gateway.wire.target import Target
+
+if TYPE_CHECKING:
+    from gateway.proxy.progress import Progress
+    from gateway.proxy.rolling import RollingHold
 
 PLAIN = "plain"
 
@@ -28,13 +32,27 @@ Ending = Literal[
     "upstream_failed",  # no answer: not reached, not HTTP, or reset before the first byte
     "upstream_timeout",
     "client_gone",  # the client left before the end
+    "client_stalled",  # the client read nothing more until the time for the call was over
+    "balance_exhausted",  # the hold of a stream could not be extended; it was ended with an error event
+    "hold_lost",  # the same because Redis did not answer, or had lost the hold
     "cancelled",  # this gateway was shutting down
     "expired",  # the gateway died; the reaper ended the hold
 ]
 BILLED: frozenset[Ending] = frozenset(
-    {"completed", "client_gone", "truncated", "cancelled", "error_event", "upstream_timeout"}
+    {
+        "completed",
+        "client_gone",
+        "client_stalled",
+        "balance_exhausted",
+        "hold_lost",
+        "truncated",
+        "cancelled",
+        "error_event",
+        "upstream_timeout",
+    }
 )
 """Endings in which what the provider produced is charged. In the others it produced nothing."""
+_AS_ASKED = ("completed", "client_gone", "client_stalled", "truncated")
 TEXT_MAX_CHARACTERS = 512
 NOTHING = Metered(ZERO, False, Reading())
 
@@ -65,7 +83,9 @@ class Call:
         "claim_shard",
         "concluded",
         "conclusion",
+        "counted",
         "created_us",
+        "credential",
         "dispatched_at",
         "ended_at",
         "ending",
@@ -75,19 +95,29 @@ class Call:
         "held",
         "held_nano",
         "http_status",
+        "learning",
+        "limit",
         "metadata",
         "method",
         "principal",
+        "progress",
+        "progress_at_s",
         "provider_name",
+        "renewed_at_s",
         "request_id",
+        "rolling",
         "settling",
         "started_at",
+        "stopped",
         "target",
+        "transport",
         "watch",
     )
 
-    def __init__(self, method: str, ids: RequestIds) -> None:
+    def __init__(self, method: str, ids: RequestIds, transport: asyncio.BaseTransport | None = None) -> None:
         self.method = method
+        self.transport = transport
+        """To the client."""
         self.created_us = time.time_ns() // 1_000
         self.started_at = time.perf_counter()
         self.request_id = ids.new(self.created_us)
@@ -95,6 +125,8 @@ class Call:
         self.provider_name = ""
         """Of the provider table, else the host."""
         self.principal: Principal
+        self.credential = b""
+        """As the caller sent it, without its padding: it must not reach the provider."""
         self.format: Format = FORMATS[PLAIN]
         self.facts = RequestFacts()
         self.metadata: dict[str, str] = {}
@@ -102,6 +134,8 @@ class Call:
         self.claim: str | None = None
         self.claim_shard = 0
         self._row: RequestRow | None = None
+        self.counted = False
+        """Among the merchant's calls of this process."""
         self.held = False
         self.held_nano = 0
         self.concluded = False
@@ -110,7 +144,24 @@ class Call:
         self.ending: Ending = "completed"
         self.http_status: int | None = None
         self.watch: Watch | None = None
+        self.rolling: RollingHold | None = None
+        """Of a stream whose hold covers a first step only."""
+        self.limit: asyncio.Timeout | None = None
+        """Ends the exchange with the provider, while there is one."""
+        self.stopped: Ending | None = None
+        """Why it was ended from outside."""
+        self.renewed_at_s = self.progress_at_s = 0.0
+        """On the loop's clock, when the hold was last renewed and progress written on it; 0 before it was seen live."""
+        self.progress: Progress | None = None
+        self.learning = False
+        """Its progress is being learned: a count may wait long for its turn, and one is enough."""
         self.dispatched_at = self.first_byte_at = self.ended_at = 0.0
+
+    def stop(self, ending: Ending, after_s: float = 0.0) -> None:
+        """End the exchange with the provider, now or in a while. The first to ask for it decides how the call ended."""
+        if self.limit is not None and self.stopped is None:
+            self.stopped = ending
+            self.limit.reschedule(asyncio.get_running_loop().time() + after_s)
 
     @property
     def injects_usage(self) -> bool:
@@ -142,10 +193,33 @@ class Call:
             endpoint=f"{self.method} {self.target.origin}{self.target.bare_path}",
             status="error",
             ending="expired",
+            estimated=True,
             streamed=self.facts.stream,
             metadata=self.metadata,
         )
         return self._row
+
+    def encoded_row(self) -> bytes:
+        """What a hold says of the call, before anything is known of its answer."""
+        return encode(self._row if self._row is not None else self.descriptor())
+
+    def row_so_far(self, usage: Usage, priced: PricedCall, model: str | None, reading: Reading) -> RequestRow:
+        """What the reaper writes if this gateway dies now."""
+        row = self._row if self._row is not None else self.descriptor()
+        return msgspec.structs.replace(
+            row,
+            model=_storable(model),
+            response_id=_storable(reading.response_id),
+            service_tier=_storable(reading.service_tier),
+            http_status=self.http_status,
+            estimated=True,
+            usage=usage,
+            price_version=priced.version,
+            input_cost_nano=priced.input_cost_nano,
+            output_cost_nano=priced.output_cost_nano,
+            cost_nano=priced.cost_nano,
+            passed_on_nano=priced.passed_on_nano,
+        )
 
     def row(self, metered: Metered, priced: PricedCall, model: str | None) -> RequestRow:
         """The finished row: the descriptor, filled in."""
@@ -154,7 +228,7 @@ class Call:
         row.response_id = _storable(metered.reading.response_id)
         row.service_tier = _storable(metered.reading.service_tier)
         row.ending = self.ending
-        row.status = "completed" if self.ending in ("completed", "client_gone", "truncated") else "error"
+        row.status = "completed" if self.ending in _AS_ASKED else "error"
         row.http_status = self.http_status
         row.estimated = metered.estimated
         row.usage = metered.usage

@@ -15,16 +15,25 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+from hiredis import ReplyError
+
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.row import encode
 from gateway.ledger.wallets import Settled
+from gateway.providers import HTTP
 from gateway.proxy.call import BILLED, NOTHING, Call, Conclusion
-from gateway.proxy.metering import Metered
+from gateway.proxy.charging import priced_model, within_hold
+from gateway.proxy.metering import Metered, Watch
 from gateway.proxy.parts import Parts
 
 LOG = logging.getLogger("obol.conclusion")
+COUNTED_WITHOUT_ANSWER = ("client_gone", "balance_exhausted")
+"""The client left, or its balance ran out, and the provider was at work: its prompt is charged, whatever came."""
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 2.0
+BEYOND = "beyond 2^53"
+"""What lua/includes/wallet.lua says of an amount that no wallet can hold."""
 
 T = TypeVar("T")
 
@@ -59,7 +68,8 @@ async def end_claim(parts: Parts, call: Call) -> None:
 
 
 async def conclude(parts: Parts, call: Call) -> None:
-    """Resolve whatever the call still holds, however long Redis is away. A background task."""
+    """Resolve whatever the call still holds, however long Redis is away or its wallet is being restored. A background
+    task."""
     parts.metrics.settles_waiting.inc()
     try:
         if call.held and not call.concluded:
@@ -70,6 +80,10 @@ async def conclude(parts: Parts, call: Call) -> None:
         if call.claim is not None:
             claim = call.claim
             await _until_done(lambda: _end_claim(parts, call, claim))
+    except ReplyError as error:
+        parts.metrics.lost_settles.inc()
+        row = call.conclusion.body.decode() if call.conclusion else ""
+        LOG.error("a charge cannot be made", extra={"request_id": call.request_id, "reason": str(error), "row": row})
     finally:
         parts.live.discard(call)
         parts.metrics.settles_waiting.dec()
@@ -77,14 +91,22 @@ async def conclude(parts: Parts, call: Call) -> None:
 
 async def _settle(parts: Parts, call: Call) -> Settled:
     done = await _concluded(parts, call)
-    return await parts.wallets.settle(
+    settled = await parts.wallets.settle_spent(
         call.principal.wallet, call.request_id, done.priced.price, at_ms=done.at_ms, body=done.body
     )
+    if settled.kind == "unknown":
+        raise LedgerAway("the wallet is being restored")
+    return settled
 
 
 def _settled(parts: Parts, call: Call, settled: Settled) -> None:
+    """The first to hear of it counts it: a call with a claim may be concluded twice at once."""
+    if call.concluded:
+        return
     call.concluded = True
     parts.live.discard(call)
+    if parts.fail is not None:
+        parts.fail.reached("settled")
     _count(parts, call, settled)
 
 
@@ -99,7 +121,7 @@ async def _concluded(parts: Parts, call: Call) -> Conclusion:
 async def _conclusion(parts: Parts, call: Call) -> Conclusion:
     metered = await _measure(parts, call)
     principal = call.principal
-    model = _priced_model(parts, call, metered)
+    model = priced_model(parts, call, metered.reading)
     priced = parts.pricing.price(
         call.provider_name,
         model,
@@ -114,23 +136,38 @@ async def _conclusion(parts: Parts, call: Call) -> Conclusion:
 
 async def _measure(parts: Parts, call: Call) -> Metered:
     """What was used; and, now that the whole answer is known, how it ended."""
-    if call.watch is None:
-        return NOTHING
-    metered = await call.watch.measure(call.body, parts.counter, failed=call.ending not in BILLED)
+    if call.rolling is not None:
+        await call.rolling.close()
+    watch = call.watch
+    if watch is None:
+        if call.ending not in COUNTED_WITHOUT_ANSWER or not call.dispatched_at:
+            return NOTHING
+        watch = Watch.of_nothing(call.format, call.facts, call.provider_name)
+    metered = await watch.measure(call.body, parts.counter, failed=call.ending not in BILLED)
     if call.ending == "completed":
         if metered.reading.failed:
             call.ending = "error_event"
         elif not metered.reading.finished:
             call.ending = "truncated"
+    if call.format.name == HTTP and call.ending in BILLED:
+        took_us = int((call.ended_at - call.dispatched_at) * 1e6)
+        metered = msgspec.structs.replace(metered, usage=msgspec.structs.replace(metered.usage, output_us=took_us))
+    if metered.estimated or call.ending == "balance_exhausted":
+        return _bounded(parts, call, metered)
     return metered
 
 
-def _priced_model(parts: Parts, call: Call, metered: Metered) -> str | None:
-    """The model that answered where it has a price, else the one that was asked for."""
-    served = metered.reading.model
-    if served and parts.pricing.book.find(call.provider_name, served) is not None:
-        return served
-    return call.facts.model or served
+def _bounded(parts: Parts, call: Call, metered: Metered) -> Metered:
+    """An estimate, bounded by the hold. Reasoning that did not show is part of it where the client or its balance ended
+    the call."""
+    usage, hidden = metered.usage, call.rolling.hidden_tokens if call.rolling is not None else 0
+    if hidden and metered.estimated and call.ending in COUNTED_WITHOUT_ANSWER:
+        produced = (usage.output_tokens or 0) + hidden
+        usage = msgspec.structs.replace(usage, output_tokens=produced, reasoning_tokens=hidden)
+    bounded = within_hold(parts, call, usage, metered.reading)
+    if bounded == metered.usage:
+        return metered
+    return Metered(bounded, True, metered.reading)
 
 
 async def _end_claim(parts: Parts, call: Call, name: str) -> None:
@@ -159,19 +196,28 @@ def _count(parts: Parts, call: Call, settled: Settled) -> None:
         metrics.estimated.labels(provider).inc()
     if unpriced:
         metrics.unpriced.labels(provider).inc()
+    if settled.hold_lost:
+        metrics.holds_lost.inc()
     if settled.kind == "duplicate":
         metrics.duplicate_settles.inc()
     elif settled.kind != "settled":
         metrics.lost_settles.inc()
-        LOG.error("a settle found no hold", extra={"request_id": call.request_id, "found": settled.kind})
+        LOG.error("a settle found its call released", extra={"request_id": call.request_id, "found": settled.kind})
 
 
 async def _until_done(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Call until Redis answers."""
+    """Call until Redis does it. An error that Redis answers with (a permission, a key of the wrong kind) ends with it:
+    only an amount beyond what a wallet can hold never goes through. Raise ReplyError for that."""
     delay_s = RETRY_FIRST_S
     while True:
         try:
             return await attempt()
         except LedgerAway:
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-            delay_s = min(delay_s * 2, RETRY_MAX_S)
+            pass
+        except ReplyError as error:
+            if BEYOND in str(error):
+                raise
+            LOG.error("Redis refuses a script; it is tried again", extra={"reason": str(error)})
+            delay_s = RETRY_MAX_S
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        delay_s = min(delay_s * 2, RETRY_MAX_S)

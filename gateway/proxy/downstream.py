@@ -6,11 +6,17 @@ header pairs as they came, and the head together with the first bytes of the bod
 
 from __future__ import annotations
 
+import socket
+import struct
+
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from gateway.proxy.http_client import HeaderPairs
+from gateway.proxy.parts import Parts
 
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for a close that resets: `abort` alone ends the connection as orderly as any other close."""
 WRITE_HIGH_BYTES = 64 * 1024
 """Unsent bytes at which the next write waits for the client."""
 
@@ -22,8 +28,9 @@ class ClientGone(Exception):
 class Downstream(web.StreamResponse):
     """A response whose head and body are given as raw bytes. `begin`, `write`, `end`."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, parts: Parts, request: web.BaseRequest) -> None:
         super().__init__()
+        self._parts = parts
         self._request = request
         self._transport = request.transport
         self._begun = False
@@ -32,6 +39,13 @@ class Downstream(web.StreamResponse):
         self._bodiless = False
         self._head = b""
         self._close_after = False
+        self.open_ended = False
+        """The length of the body was not told: more may be added to it."""
+
+    @property
+    def gone(self) -> bool:
+        """The client closed its connection."""
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def begun(self) -> bool:
@@ -49,11 +63,15 @@ class Downstream(web.StreamResponse):
     def begin(self, status: int, reason: str, headers: HeaderPairs) -> None:
         """Set the head. It leaves with the first bytes of the body, or at the end."""
         self.set_status(status, reason)
+        # Not later: a client that was not told would send its next call into a connection that closes.
+        self._close_after = self._parts.draining or self._request.content.exception() is not None
         names = {name.lower() for name, _ in headers}
         self._bodiless = self._request.method == "HEAD" or status in (204, 304)
         lines = [f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")]
         lines += [b"%b: %b\r\n" % pair for pair in headers]
-        if not self._bodiless and b"content-length" not in names:
+        self.open_ended = not self._bodiless and b"content-length" not in names
+        self._chunked = False
+        if self.open_ended:
             if self._request.version >= HttpVersion11:
                 self._chunked = True
                 lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -110,11 +128,20 @@ class Downstream(web.StreamResponse):
         self._ended = True
         self._send(data, last=True)
 
+    @property
+    def ends_by_close(self) -> bool:
+        """Nothing but the end of the connection tells the client where the body ends."""
+        return self._begun and self.open_ended and not self._chunked
+
     def cut(self) -> None:
         """End it so that the client sees it is not complete."""
         self._ended = True
-        if self._transport is not None:
-            self._transport.abort()
+        transport = self._transport
+        if transport is None:
+            return
+        if self.ends_by_close and not transport.is_closing():
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
 
     # What aiohttp calls once the handler has returned: everything has been written by then.
 

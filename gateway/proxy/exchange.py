@@ -1,20 +1,54 @@
-"""The call goes to the provider and its answer to the client, byte for byte, as it comes."""
+"""The call goes to the provider, and its answer comes back (`relay.py`)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from gateway.errors import ObolError
 from gateway.proxy import body as bodies
 from gateway.proxy import headers
-from gateway.proxy.call import PLAIN, Call
+from gateway.proxy.call import Call, Ending
 from gateway.proxy.downstream import ClientGone, Downstream
-from gateway.proxy.metering import Watch
 from gateway.proxy.parts import Parts
+from gateway.proxy.relay import last_words, relay
+from gateway.proxy.resolver import NotSent, Policy
 from gateway.proxy.upstream import Origin, Request, Response
+from gateway.wire.plain import UNREAD
+
+
+async def exchange(parts: Parts, call: Call, outgoing: Request, answer: Downstream) -> bytes:
+    """Send the call and pass the answer on; return its last bytes. `call.stop` ends it from outside.
+
+    Raise ObolError when no answer comes.
+    """
+    try:
+        async with asyncio.timeout(None) as call.limit:
+            response = await dispatch(parts, call, outgoing)
+            try:
+                return await relay(parts, call, response, answer)
+            finally:
+                response.close()
+    except TimeoutError:
+        if call.stopped is None:
+            raise
+        if not call.dispatched_at:
+            raise ClientGone from None
+        return _stopped(call, call.stopped, answer)
+    finally:
+        call.limit = None
+
+
+def _stopped(call: Call, ending: Ending, answer: Downstream) -> bytes:
+    """The last bytes of a call that was ended from outside."""
+    call.ending, rolling = ending, call.rolling
+    if rolling is None or rolling.exhausted is None:
+        return b""
+    rolling.open_event = rolling.text.open_event(0)
+    return last_words(call, answer, rolling.exhausted.error, rolling.open_event.rest)
 
 
 async def dispatch(parts: Parts, call: Call, outgoing: Request) -> Response:
@@ -24,9 +58,18 @@ async def dispatch(parts: Parts, call: Call, outgoing: Request) -> Response:
     parts.metrics.gateway_latency.observe(call.dispatched_at - call.started_at)
     try:
         response = await parts.upstream.send(origin, outgoing, parts.timeouts)
+    except NotSent:
+        call.dispatched_at = 0.0
+        raise
+    except asyncio.CancelledError:
+        if not outgoing.sent:  # it was being connected: there is nothing to charge
+            call.dispatched_at = 0.0
+        raise
     except ObolError as error:
         call.ending = "upstream_timeout" if error.code == "upstream_timeout" else "upstream_failed"
         raise
+    if parts.fail is not None:
+        parts.fail.reached("first_byte")
     call.first_byte_at = time.perf_counter()
     call.http_status = response.status
     waited_s = call.first_byte_at - call.dispatched_at
@@ -36,78 +79,28 @@ async def dispatch(parts: Parts, call: Call, outgoing: Request) -> Response:
     return response
 
 
-async def relay(parts: Parts, call: Call, response: Response, answer: Downstream) -> bytes:
-    """Pass the answer on; return its last bytes, which leave once the settle is on its way.
-
-    The watch reads along. A client that leaves does not end it: the provider is read on, within bounds, for its
-    own usage. `call.ending` tells how it went.
-    """
-    failed = response.status >= 400
-    hidden = call.injects_usage and not failed
-    call.watch = watch = Watch(
-        call.format,
-        call.facts,
-        provider=call.provider_name,
-        content_type=response.header(b"content-type"),
-        encoding=response.header(b"content-encoding"),
-        hide=hidden,
-        limit_bytes=parts.settings.max_metered_response_bytes,
-    )
-    if failed:
-        call.ending = "provider_error"
-    answer.begin(response.status, response.reason, headers.to_client(response.headers, call.request_id, hidden=hidden))
-
-    def pass_on(piece: bytes) -> bool:
-        """False: the client is behind, or gone."""
-        visible = watch.feed(piece)
-        return not visible or answer.offer(visible)
-
-    try:
-        while data := await response.read():
-            visible = watch.feed(data)
-            if response.ended:
-                return visible + watch.finish()
-            if visible:
-                await answer.write(visible)
-            await response.pump(pass_on)
-            await answer.drain()
-    except ClientGone:
-        call.ending = "client_gone"
-        await _drain(parts, response, watch)
-    except ObolError as error:
-        call.ending = "upstream_timeout" if error.code == "upstream_timeout" else "truncated"
-    return watch.finish()
-
-
-async def _drain(parts: Parts, response: Response, watch: Watch) -> None:
-    """The client has left: read on for the provider's own usage."""
-    settings, seen_bytes = parts.settings, 0
-    try:
-        async with asyncio.timeout(settings.client_gone_drain_s):
-            while seen_bytes < settings.client_gone_drain_bytes and (data := await response.read()):
-                seen_bytes += len(data)
-                watch.feed(data)
-    except (TimeoutError, ObolError):
-        return
-
-
 def prepare(parts: Parts, request: web.BaseRequest, call: Call) -> Request:
     """What goes upstream. Raise ObolError `upstream_key_missing`."""
     provider = call.target.provider
-    key = call.principal.provider_key or _managed_key(parts, call)
-    # What must be withheld must be readable: no compression where a chunk is hidden.
-    raw = headers.to_provider(request.raw_headers, provider, key, compressed=not call.injects_usage)
-    if call.format.name != PLAIN:
+    managed = None if call.principal.provider_key else _managed_key(parts, call)
+    key = call.principal.provider_key or managed
+    # No compression where a chunk is hidden, which must be readable, or where an error event may have to be added.
+    compressed = not call.injects_usage and call.rolling is None
+    raw = headers.to_provider(request.raw_headers, provider, key, compressed=compressed)
+    body: bytes | AsyncIterator[bytes] = b""
+    length = None
+    if call.format.name not in UNREAD:
         body = call.format.upstream_body(call.body, call.facts, inject_usage=call.injects_usage)
-        return Request(method=call.method, path=call.target.path, headers=raw, body=body)
-    if not request.body_exists:
-        return Request(method=call.method, path=call.target.path, headers=raw)
+    elif request.body_exists:
+        body, length = bodies.pieces_of(request, parts.settings.max_request_body_bytes), request.content_length
     return Request(
         method=call.method,
         path=call.target.path,
         headers=raw,
-        body=bodies.pieces_of(request, parts.settings.max_request_body_bytes),
-        content_length=request.content_length,
+        body=body,
+        content_length=length,
+        withheld=call.credential,
+        secret=managed.encode() if managed else b"",
     )
 
 
@@ -127,4 +120,5 @@ def _managed_key(parts: Parts, call: Call) -> str | None:
 
 def _origin(call: Call) -> Origin:
     where = call.target
-    return Origin(where.scheme, where.host, where.port, where.origin.partition("://")[2])
+    policy: Policy = "provider" if where.provider else "own"
+    return Origin(where.scheme, where.host, where.port, where.origin.partition("://")[2], policy)

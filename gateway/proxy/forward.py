@@ -10,43 +10,48 @@ import asyncio
 import logging
 from contextlib import suppress
 
-import orjson
 from aiohttp import web
 
-from gateway import errors
+from gateway.billing.principals import unknown_customer
 from gateway.core.money import format_nano
 from gateway.errors import ObolError
 from gateway.ledger.connection import Issued, LedgerAway
 from gateway.ledger.row import encode
 from gateway.ledger.wallets import HoldResult, now_ms
 from gateway.proxy.admission import admit
-from gateway.proxy.call import Call
+from gateway.proxy.call import Call, Ending
 from gateway.proxy.conclusion import begin, conclude, end_claim
 from gateway.proxy.downstream import ClientGone, Downstream
-from gateway.proxy.exchange import dispatch, prepare, relay
+from gateway.proxy.exchange import exchange, prepare
+from gateway.proxy.limits import beyond
 from gateway.proxy.parts import Parts
+from gateway.proxy.refusal import reason, refusal
+from gateway.proxy.rolling import RollingHold, first_step
 
 LOG = logging.getLogger("obol.forward")
+CUT_SHORT = ("truncated", "upstream_timeout", "client_stalled")
+TOLD_IN_THE_STREAM = ("balance_exhausted", "hold_lost")
+"""Endings whose reason stands in the stream; where there was no way to put it there, the stream is cut."""
 
 
 async def forward(parts: Parts, request: web.BaseRequest) -> web.StreamResponse:
     """Serve one call. Every error before the first byte is told in the caller's dialect."""
-    call, answer = Call(request.method, parts.request_ids), Downstream(request)
+    call, answer = Call(request.method, parts.request_ids, request.transport), Downstream(parts, request)
     try:
         await admit(parts, request, call)
         asked = ask_hold(parts, call)  # Redis trip 1
         outgoing = prepare(parts, request, call)  # while it is under way
-        await hold(parts, call, asked)
-        response = await dispatch(parts, call, outgoing)
-        try:
-            last = await relay(parts, call, response, answer)
-        finally:
-            response.close()
+        await hold(parts, call, asked, answer)
+        last = await exchange(parts, call, outgoing, answer)
+        if parts.fail is not None:
+            parts.fail.reached("last_byte")
         await finish(parts, call, answer, last)  # Redis trip 2
     except ClientGone:
-        call.ending = "client_gone"
+        _ended(call, "client_gone")
     except asyncio.CancelledError:
-        call.ending = "cancelled"
+        _ended(call, "cancelled")
+        if answer.ends_by_close:  # an orderly close, as the others get, would pass for its end
+            answer.cut()
         raise
     except (ObolError, LedgerAway) as error:
         await tell(parts, call, answer, error)
@@ -54,48 +59,79 @@ async def forward(parts: Parts, request: web.BaseRequest) -> web.StreamResponse:
         LOG.exception("a call failed inside the gateway", extra={"request_id": call.request_id})
         await tell(parts, call, answer, ObolError("internal", "the gateway failed on this call"))
     finally:
+        if call.counted:
+            parts.limits.leave(call.principal.merchant.merchant_id)
         if call.claim is not None or (call.held and call.settling is None):
             parts.background.start(conclude(parts, call), "conclude")
     return answer
 
 
+def _ended(call: Call, ending: Ending) -> None:
+    """The call ends in this way, unless it had ended before."""
+    if call.conclusion is None:
+        call.ending = ending
+
+
 def ask_hold(parts: Parts, call: Call) -> Issued:
-    """Ask Redis to reserve what the call can cost at most. Raise LedgerAway."""
+    """Ask Redis to reserve what the call can cost at most; of a stream, the prompt and a first step.
+
+    Raise LedgerAway.
+    """
+    if parts.journals.full:
+        raise parts.journals.refusal()
     principal = call.principal
     if principal.charged:
-        call.held_nano = parts.pricing.ceiling(call.provider_name, call.facts, len(call.body), principal.meter)
+        step_tokens = first_step(parts, call)
+        call.held_nano = parts.pricing.ceiling(
+            call.provider_name, call.facts, len(call.body), principal.meter, output_tokens=step_tokens
+        )
+        if step_tokens is not None:
+            call.rolling = RollingHold(parts, call, step_tokens)
     issued = parts.wallets.issue_hold(
         principal.wallet,
         call.request_id,
         call.held_nano,
         expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
         descriptor=encode(call.descriptor()),
+        limits=parts.limits.of_hold(charged=principal.charged),
     )
     call.held = True  # from here on it may exist, whatever the answer
     return issued
 
 
-async def hold(parts: Parts, call: Call, asked: Issued) -> None:
+async def hold(parts: Parts, call: Call, asked: Issued, answer: Downstream) -> None:
     """Wait for the hold. There is no upstream call without it."""
     result = await parts.wallets.held(asked)
     if result.kind != "held":
         call.held = False
+        if result.kind == "unknown":
+            parts.wallets.queue_restore(call.principal.wallet.shard, call.principal.wallet.wallet_id)
+        if result.status == "deleted":  # between the deletion and this process hearing of it
+            raise unknown_customer(legacy=call.principal.legacy)
         raise _refusal(result, call.held_nano)
     parts.live.add(call)
+    if parts.fail is not None:
+        parts.fail.reached("held")
+    if answer.gone:  # nobody waits for it any more: nothing is sent
+        raise ClientGone
 
 
 async def finish(parts: Parts, call: Call, answer: Downstream, last: bytes) -> None:
     """Settle, and send the end. The settle leaves for Redis before the last bytes leave for the client: whoever has
     seen the end of the answer finds the call in the balance. Redis away: the client gets its end all the same."""
+    if call.ending == "completed" and answer.gone:
+        call.ending = "client_gone"
     with suppress(LedgerAway):
         await begin(parts, call)
         if call.claim is not None:  # the idempotency key must answer "made" to whoever has seen the end
             await end_claim(parts, call)
     if parts.ledger.unsent:
         await asyncio.sleep(0)  # the tick in which the settle is written to Redis
-    if call.ending in ("truncated", "upstream_timeout"):
+    if parts.fail is not None:
+        parts.fail.soon("settling")
+    if call.ending in CUT_SHORT or (call.ending in TOLD_IN_THE_STREAM and not last):
         if last:
-            await answer.write(last)
+            answer.offer(last)
         answer.cut()
     elif call.ending != "client_gone":
         answer.end(last)
@@ -108,22 +144,14 @@ async def tell(parts: Parts, call: Call, answer: Downstream, error: Exception) -
     assert isinstance(error, ObolError)
     if not call.dispatched_at:
         parts.metrics.refusals.labels(error.code).inc()
+    parts.metrics.limit_reached(error.limit)
     if answer.begun:
         answer.cut()
         return
-    body = orjson.dumps(errors.body(error, call.format.dialect, call.request_id))
-    head = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-lava-request-id", call.request_id.encode()),
-    ]
-    if error.retry_after_s is not None:
-        head.append((b"retry-after", str(error.retry_after_s).encode()))
-    answer.begin(error.status, "", head)
-    try:
+    head, body = refusal(error, call.format.dialect, call.request_id)
+    answer.begin(error.status, reason(error.status), head)
+    with suppress(ClientGone):
         answer.end(body)
-    except ClientGone:
-        call.ending = "client_gone"
 
 
 def _refusal(result: HoldResult, ceiling_nano: int) -> ObolError:
@@ -138,6 +166,8 @@ def _refusal(result: HoldResult, ceiling_nano: int) -> ObolError:
             retry_after_s=1,
             details={"required": format_nano(ceiling_nano), "available": format_nano(result.available_nano)},
         )
+    if result.kind in ("busy", "throttled"):
+        return beyond(result)
     if result.kind == "disabled":
         return ObolError("connection_disabled", f"this connection is {result.status}", param="connection_id")
     if result.kind == "unknown":

@@ -16,6 +16,8 @@ HeaderPairs = list[tuple[bytes, bytes]]
 
 BUFFER_HIGH_BYTES = 128 * 1024
 """Body bytes waiting to be read at which the provider's socket is paused."""
+BULK_BYTES = 128 * 1024
+"""A read so large is of a provider that has more: the next one waits until the loop has been round."""
 HEAD_MAX_BYTES = 256 * 1024
 WRITE_PIECE_BYTES = 64 * 1024
 
@@ -37,6 +39,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Future[None] | None = None
         self.idle_since = 0.0
+        self._yielding = False
         self._reset()
 
     def _reset(self) -> None:
@@ -66,6 +69,8 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             return
         self._active_at = self._loop.time()
+        if len(data) >= BULK_BYTES and not self._yielding:
+            self._yield()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -78,6 +83,18 @@ class HttpConnection(asyncio.Protocol):
                 self._wake()
             return
         self._wake()
+
+    def _yield(self) -> None:
+        """Give the others their turn: the loop would read on from a fast provider, up to 32 times in a row."""
+        if self._transport is not None:
+            self._yielding = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._yielding = False
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -186,6 +203,12 @@ class HttpConnection(asyncio.Protocol):
             await self._wait()
         return self._take()
 
+    def put_back(self, body: bytes) -> None:
+        """What `read` is to give again, before whatever is still to come."""
+        if body:
+            self._body.appendleft(body)
+            self._body_bytes += len(body)
+
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
         """Hand over what comes as it comes, without a task switch for each piece.
 
@@ -209,7 +232,8 @@ class HttpConnection(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             self._active_at = self._loop.time()
-            self._transport.resume_reading()
+            if not self._yielding:
+                self._transport.resume_reading()
         return data
 
     @property
@@ -260,13 +284,16 @@ class HttpConnection(asyncio.Protocol):
         silent = not self._paused and now_s - self._active_at > idle_s
         if not silent and now_s - self._began_at <= limits.total_s:
             return
-        self._fail("upstream_timeout", f"the provider {'sent nothing' if silent else 'did not finish'} in time")
+        limit = "request_timeout_s"
+        if silent:
+            limit = "chunk_idle_timeout_s" if self._head_done else "first_byte_timeout_s"
+        self._fail("upstream_timeout", f"the provider {'sent nothing' if silent else 'did not finish'} in time", limit)
         self._wake()
         self.abort()
 
-    def _fail(self, code: str, why: str) -> None:
+    def _fail(self, code: str, why: str, limit: str | None = None) -> None:
         if self._error is None:
-            self._error = ObolError(code, why)
+            self._error = ObolError(code, why, limit=limit)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -10,13 +10,17 @@ from gateway.background import Background
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
 from gateway.counting import Counter
+from gateway.failpoints import FailPoints
+from gateway.ledger.bound import JournalBound
 from gateway.ledger.connection import Connection
+from gateway.ledger.kept import Kept
 from gateway.ledger.row import RequestIds
 from gateway.ledger.wallets import Wallets
 from gateway.metrics import Metrics
 from gateway.providers import Provider, Providers
 from gateway.proxy.call import Call
 from gateway.proxy.http_client import Timeouts
+from gateway.proxy.limits import CallLimits
 from gateway.proxy.upstream import Origin, Upstream
 from gateway.settings import Settings
 from gateway.wire.contract import Format
@@ -32,6 +36,7 @@ class Parts(msgspec.Struct, kw_only=True):
     pricing: Pricing
     ledger: Connection
     wallets: Wallets
+    kept: Kept
     upstream: Upstream
     counter: Counter
     metrics: Metrics
@@ -42,11 +47,16 @@ class Parts(msgspec.Struct, kw_only=True):
     """Request lines seen, resolved."""
     request_ids: RequestIds
     timeouts: Timeouts
+    journals: JournalBound
     managed_keys: Mapping[str, str]
     """The installation's own key for a provider, by the provider's name."""
     live: set[Call]
     """Calls whose hold is open: under way, or not yet acknowledged as settled."""
+    limits: CallLimits
+    fail: FailPoints | None = None
+    """Where to kill whom; test mode only."""
     draining: bool = False
+    """This process ends: it takes on nothing new, and says `Connection: close` with each answer that begins."""
 
     @property
     def claim_ttl_s(self) -> int:

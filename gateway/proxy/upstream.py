@@ -1,7 +1,8 @@
 """The client that talks to providers. Which HTTP library it uses is known only here and in `http_client.py`.
 
 A proxy needs raw header pairs, body bytes in the provider's own encoding, keep-alive, back-pressure and limits, and
-nothing else. Nothing is retried: a request that may have reached the provider is never sent twice.
+nothing else. Nothing is retried: a request that may have reached the provider is never sent twice. No redirect is
+followed, no proxy is asked, no name is resolved but by `resolver.py`.
 """
 
 from __future__ import annotations
@@ -13,32 +14,47 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
+import aiohappyeyeballs
 import msgspec
 
-from gateway.errors import ObolError
+from gateway.errors import ConfigurationError, ObolError
+from gateway.failpoints import FailPoints
 from gateway.proxy.http_client import HeaderPairs, HttpConnection, Timeouts
+from gateway.proxy.masking import mask
+from gateway.proxy.resolver import NotSent, Policy, Resolver
 
 IDLE_PER_ORIGIN_MAX = 512
 TIME_CHECK_INTERVAL_S = 0.25
+NEXT_ADDRESS_AFTER_S = 0.25
+"""How long one address may take to answer before the next one is tried beside it (RFC 8305)."""
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where to connect, and the host to name in `Host`."""
+    """Where to connect, the host to name in `Host`, and who chose it. A connection serves one of these only."""
 
     scheme: str
     host: str
     port: int
     host_header: str
+    policy: Policy = "own"
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes upstream. `content_length` None with a stream of pieces: sent chunked."""
+class Request(msgspec.Struct, kw_only=True):
+    """What goes upstream. `content_length` None with a stream of pieces: sent chunked.
+
+    `withheld`: the caller's credential, which must not stand anywhere in the head. `secret`: the installation's own
+    key in it, which an error answer must not quote. Both may be empty.
+    """
 
     method: str
     path: str
     headers: HeaderPairs
     body: bytes | AsyncIterator[bytes] = b""
     content_length: int | None = None
+    withheld: bytes = b""
+    secret: bytes = b""
+    sent: bool = False
+    """Some of it may have left."""
 
 
 class Response:
@@ -88,14 +104,24 @@ class Upstream:
     """All connections to providers, kept alive per origin."""
 
     def __init__(
-        self, *, connections_max: int, connect_timeout_s: float, idle_s: float, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        connections_max: int,
+        connect_timeout_s: float,
+        idle_s: float,
+        resolver: Resolver,
+        tls: ssl.SSLContext,
+        fail: FailPoints | None = None,
     ) -> None:
+        self._fail = fail
         self._connections_max = connections_max
         self._connect_timeout_s = connect_timeout_s
         self._idle_s = idle_s
-        self._tls = tls or ssl.create_default_context()
+        self._resolver = resolver
+        self._tls = tls
         self._idle: dict[Origin, deque[HttpConnection]] = {}
         self._open: set[HttpConnection] = set()
+        self._opening = 0
         self.reused_total = 0
         self.opened_total = 0
 
@@ -104,16 +130,31 @@ class Upstream:
         return len(self._open)
 
     async def send(self, origin: Origin, request: Request, timeouts: Timeouts) -> Response:
-        """Send a request and wait for the head of the answer. Raise ObolError (502, 503 or 504)."""
+        """Send a request and wait for the head of the answer.
+
+        Raise ObolError: NotSent (400, 429) where the call is not made, else 502 or 504.
+        """
+        chunked = not isinstance(request.body, bytes) and request.content_length is None
+        head = _head(origin, request, chunked=chunked)
+        if request.withheld and request.withheld in head:
+            raise NotSent(
+                "invalid_request",
+                "the credential also stands in a header or parameter that would go to the provider; send it once",
+                param="authorization",
+            )
         connection = self._take_idle(origin) or await self._connect(origin)
         response: Response | None = None
         try:
             connection.begin(timeouts)
-            chunked = not isinstance(request.body, bytes) and request.content_length is None
-            await connection.send(_head(origin, request, chunked=chunked), request.body, chunked=chunked)
+            request.sent = True
+            await connection.send(head, request.body, chunked=chunked)
+            if self._fail is not None:
+                self._fail.soon("dispatched")
             await connection.head()
             if request.method == "HEAD":
                 connection.without_body()
+            if request.secret and connection.status >= 300:
+                await mask(connection, request.secret)
             response = Response(self, origin, connection)
             return response
         finally:
@@ -137,9 +178,11 @@ class Upstream:
             now_s = loop.time()
             for connection in list(self._open):
                 connection.check_time(now_s)
-            for idle in self._idle.values():
+            for origin, idle in list(self._idle.items()):
                 while idle and idle[0].idle_since < now_s - self._idle_s:
                     idle.popleft().abort()
+                if not idle:  # merchants choose hosts of their own: none is remembered for ever
+                    del self._idle[origin]
 
     async def close(self) -> None:
         for connection in list(self._open):
@@ -159,30 +202,64 @@ class Upstream:
         return None
 
     async def _connect(self, origin: Origin) -> HttpConnection:
-        if len(self._open) >= self._connections_max:
-            raise ObolError("too_many_requests", "all connections to providers are in use", retry_after_s=1)
-        loop = asyncio.get_running_loop()
-        secure = origin.scheme == "https"
-        opening = loop.create_connection(
-            lambda: HttpConnection(self._open.discard),
-            origin.host,
-            origin.port,
-            ssl=self._tls if secure else None,
-            server_hostname=origin.host if secure else None,
-        )
+        """A new connection, TLS included. Raise ObolError; then no byte of a request was sent."""
+        if len(self._open) + self._opening >= self._connections_max:
+            raise NotSent(
+                "too_many_requests",
+                "all connections to providers are in use",
+                retry_after_s=1,
+                limit="upstream_connections_max",
+            )
+        self._opening += 1
         try:
-            transport, connection = await asyncio.wait_for(opening, self._connect_timeout_s)
+            async with asyncio.timeout(self._connect_timeout_s):
+                connection = await self._opened(origin)
         except TimeoutError:
-            raise ObolError("upstream_timeout", f"{origin.host} did not accept a connection in time") from None
-        except (OSError, ssl.SSLError) as error:
+            why = f"{origin.host} did not accept a connection in time"
+            raise ObolError("upstream_timeout", why, limit="upstream_connect_timeout_ms") from None
+        except ssl.SSLCertVerificationError as error:
+            why = f"{origin.host} did not prove who it is: {error.verify_message}"
+            raise ObolError("upstream_failed", why) from None
+        except (OSError, RuntimeError) as error:  # uvloop knows both
             why = type(error).__name__
             raise ObolError("upstream_failed", f"{origin.host} could not be reached ({why})") from None
-        raw = transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        finally:
+            self._opening -= 1
+        if not connection.usable:  # its end has been told already and would never be noticed
+            raise ObolError("upstream_failed", f"{origin.host} closed the connection at once")
         self._open.add(connection)
         self.opened_total += 1
         return connection
+
+    async def _opened(self, origin: Origin) -> HttpConnection:
+        """Connected to one of the very addresses that were checked; the certificate must be for the name."""
+        infos = await self._resolver.addresses(origin.host, origin.port, origin.policy)
+        raw = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        secure = origin.scheme == "https"
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: HttpConnection(self._open.discard),
+            sock=raw,
+            ssl=self._tls if secure else None,
+            server_hostname=origin.host if secure else None,
+        )
+        return connection
+
+
+def tls_context(ca_file: str = "") -> ssl.SSLContext:
+    """TLS 1.2 or later, certificates verified against the system's authorities and those in `ca_file` (PEM).
+
+    Raise ConfigurationError where the file is not usable.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"OBOL_UPSTREAM_CA_FILE: {ca_file!r} is not usable: {error.strerror}") from None
+    return context
 
 
 def _head(origin: Origin, request: Request, *, chunked: bool) -> bytes:

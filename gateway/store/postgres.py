@@ -20,6 +20,8 @@ from gateway.errors import ObolError
 
 _NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
 ACQUIRE_TIMEOUT_S = 10
+IDLE_IN_TRANSACTION_MS = 60_000
+"""A process that stands still in a transaction does not keep a journal's cursor locked for longer."""
 _AWAY = (
     OSError,
     TimeoutError,
@@ -52,7 +54,13 @@ class Store:
     @classmethod
     async def connect(cls, url: str, *, pool_max: int = 10, timeout_s: float = 10) -> Store:
         pool = await asyncpg.create_pool(
-            url, min_size=0, max_size=pool_max, init=_prepare_connection, command_timeout=60, timeout=timeout_s
+            url,
+            min_size=0,
+            max_size=pool_max,
+            init=_prepare_connection,
+            command_timeout=60,
+            timeout=timeout_s,
+            server_settings={"idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS)},
         )
         return cls(pool)
 
@@ -69,6 +77,10 @@ class Store:
             yield connection
         except _AWAY as error:
             raise _unavailable() from error
+        except asyncpg.InterfaceError as error:
+            if not _is_lost(connection):
+                raise
+            raise _unavailable() from error  # what follows the loss of a connection, such as its transaction's end
         finally:
             await self._pool.release(connection)
 
@@ -93,6 +105,13 @@ class Store:
         async with self.connection() as connection:
             status: str = await connection.execute(self._queries[name], *arguments)
             return status
+
+
+def _is_lost(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the server ended its session, and the pool has taken it back already
+        return True
 
 
 def _unavailable() -> ObolError:

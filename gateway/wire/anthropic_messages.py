@@ -6,23 +6,42 @@ and, cumulative and final, in `message_delta`, whose non-null members win.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.core.usage import ExtraUsage, Usage
 from gateway.wire.base import BaseFormat
-from gateway.wire.contract import RequestFacts
+from gateway.wire.ceiling import SEARCHES_MAX, prompt_at_most
+from gateway.wire.contract import ALL, RequestFacts
 from gateway.wire.fields import count, decode, items, mapping, partition, text
+from gateway.wire.image_tokens import ANTHROPIC
+from gateway.wire.media import media_of, media_usage
 from gateway.wire.reader import Reader
-from gateway.wire.requests import as_json, decode_body, loads, prompt_text, require_model
+from gateway.wire.reasoning import anthropic_hidden
+from gateway.wire.requests import as_json, decode_outlined, loads, prompt_text, require_model
+from gateway.wire.shapes import Messages, Part, Parts, cache_controls, kinds, messages_show
 
 
-class Request(msgspec.Struct):
+class Members(msgspec.Struct):
     model: Any = None
     stream: Any = None
     max_tokens: Any = None
     service_tier: Any = None
+    thinking: Any = None
+    mcp_servers: Any = None
+    container: Any = None
+    cache_control: Any = None
+
+
+class Request(Members):
+    """With the outline of the prompt."""
+
+    messages: Messages = None
+    system: str | list[Part] | None = None
+    tools: Parts = None
 
 
 class Message(msgspec.Struct):
@@ -77,7 +96,8 @@ class AnthropicReader(Reader):
             return
         merged = self._merged if self.final else {**self._merged, "output_tokens": None}
         self.usage = messages_usage(merged)
-        self.service_tier = text(merged.get("service_tier")) or self.service_tier
+        fast = "fast" if merged.get("speed") == "fast" else None  # a price of its own, told beside the tier
+        self.service_tier = fast or text(merged.get("service_tier")) or self.service_tier
 
     def observe_body(self, data: bytes) -> None:
         message = decode(data, Message)
@@ -163,15 +183,70 @@ class AnthropicMessages(BaseFormat):
         self.name = name
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
-        request = decode_body(body, Request)
+        request = decode_outlined(body, Request, Members)
+        model = require_model(request.model)
         return RequestFacts(
-            model=require_model(request.model),
+            model=model,
             stream=request.stream is True,
             max_output_tokens=count(request.max_tokens),
             service_tier=text(request.service_tier),
             free=self.name == "anthropic_count_tokens",
+            at_most=messages_at_most(body, request, model),
+            hidden_tokens_max=anthropic_hidden(request.thinking),
         )
 
     def request_text(self, body: bytes) -> str:
         request = loads(body)
         return prompt_text(request.get("system"), request.get("messages"), as_json(request.get("tools")))
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return media_usage(media_of(body, "messages"), ANTHROPIC, model)
+
+
+_TEXT_PARTS = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "tool_result", "server_tool_use"})
+_CLIENT_TOOLS = re.compile(r"(?:custom|(?:computer|text_editor|bash|memory)_[0-9]{8})?")
+"""Tools that the client carries out: what they bring is in the next request."""
+_TOOL_PROMPT_TOKENS = 1_024
+"""What the API adds to explain that there are tools (159 to 600, by the model), and again for each of its own tools
+(up to 735, the computer)."""
+
+
+def messages_at_most(body: bytes, request: Members, model: str) -> Usage | None:
+    """The most that a message can use beside text, and whether its prompt may be written to a cache, at a surcharge."""
+    outlined = request if isinstance(request, Request) else None
+    tools = {"?"} if outlined is None else kinds(outlined.tools) if outlined.tools else set()
+    server_tools = any(not _CLIENT_TOOLS.fullmatch(kind) for kind in tools)
+    shown = outlined is None or messages_show(outlined.messages, _TEXT_PARTS)
+    most = prompt_at_most(
+        body,
+        ANTHROPIC,
+        model,
+        media=media_of(body, "messages") if shown else None,
+        elsewhere=bool(server_tools or request.mcp_servers or request.container),
+        tool_tokens=_TOOL_PROMPT_TOKENS * (1 + len(tools - {"", "custom"})) if tools else 0,
+    )
+    cached = _caches(request)
+    if cached is None and not server_tools:
+        return most
+    return replace(
+        most or Usage(input_tokens=len(body)),
+        cache_write_tokens=ALL if cached is not None else None,
+        cache_write_1h_tokens=ALL if mapping(cached).get("ttl") == "1h" else None,
+        web_searches=SEARCHES_MAX if server_tools else None,
+    )
+
+
+def _caches(request: Members) -> Any:
+    """The `cache_control` of the longest lifetime, None where there is none."""
+    if not isinstance(request, Request):
+        return {"ttl": "1h"}
+    found = [] if request.cache_control is None else [request.cache_control]
+    if type(request.system) is list:
+        found += cache_controls(request.system)
+    if request.tools:
+        found += cache_controls(request.tools)
+    if type(request.messages) is list:
+        for message in request.messages:
+            if type(message.content) is list:
+                found += cache_controls(message.content)
+    return next((one for one in found if mapping(one).get("ttl") == "1h"), found[0] if found else None)

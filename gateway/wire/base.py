@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.core.usage import ZERO, Usage
 from gateway.wire.contract import Meter, RequestFacts
 from gateway.wire.meters import FREE, SilentMeter, meter_for
 from gateway.wire.reader import Reader
@@ -25,3 +26,6 @@ class BaseFormat:
 
     def request_text(self, body: bytes) -> str:
         return ""
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return ZERO

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
+from gateway.wire.ceiling import SEARCHES_MAX, prompt_at_most
 from gateway.wire.contract import Meter, RequestFacts
-from gateway.wire.fields import count, decode, first, items, mapping, text
+from gateway.wire.fields import count, decode, first, items, mapping, partition, text
+from gateway.wire.image_tokens import OPENAI
+from gateway.wire.media import Media, media_in, media_of, media_usage
 from gateway.wire.meters import NDJSON, StreamMeter, meter_for
 from gateway.wire.reader import Reader, carries
-from gateway.wire.requests import as_json, decode_body, loads, optional_model, prompt_text, require_model, text_pieces
+from gateway.wire.requests import (
+    as_json,
+    decode_body,
+    decode_outlined,
+    loads,
+    optional_model,
+    prompt_text,
+    require_model,
+    text_pieces,
+)
+from gateway.wire.shapes import Messages, messages_show
 
 
-class Request(msgspec.Struct):
+class Members(msgspec.Struct):
     model: Any = None
     stream: Any = None
     max_tokens: Any = None
+    conversation_id: Any = None
+    connectors: Any = None
+
+
+class Request(Members):
+    """With the outline of the prompt of v2."""
+
+    messages: Messages = None
 
 
 class Answer(msgspec.Struct):
@@ -89,15 +112,18 @@ class CohereReader(Reader):
 
 
 def billed_usage(value: Any) -> Usage | None:
-    """Canonical usage of a `meta` or `usage` object."""
-    units = mapping(mapping(value).get("billed_units"))
+    """Canonical usage of a `meta` or `usage` object. A chat's images are among its billed input, an embedding's are
+    billed beside it; `tokens`, with the vendor's own additions, tell how many they were."""
+    units, tokens = mapping(mapping(value).get("billed_units")), mapping(mapping(value).get("tokens"))
+    taken, seen = count(units.get("input_tokens")), count(units.get("image_tokens"))
     usage = Usage(
-        input_tokens=first(count(units.get("input_tokens")), count(units.get("image_tokens"))),
+        input_tokens=taken if seen is None else (taken or 0) + seen,
+        input_image_tokens=first(seen, count(tokens.get("image_tokens"))),
         output_tokens=count(units.get("output_tokens")),
         images=count(units.get("images")),
         search_units=count(units.get("search_units")),
     )
-    return None if usage == Usage() else usage
+    return None if usage == Usage() else partition(usage)
 
 
 class CohereChat(BaseFormat):
@@ -109,11 +135,12 @@ class CohereChat(BaseFormat):
         self.name = name
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
-        request = decode_body(body, Request)
+        request = decode_outlined(body, Request, Members)
         return RequestFacts(
             model=optional_model(request.model),
             stream=request.stream is True,
             max_output_tokens=count(request.max_tokens),
+            at_most=chat_at_most(body, request),
         )
 
     def meter(
@@ -129,6 +156,22 @@ class CohereChat(BaseFormat):
         history = prompt_text(request.get("preamble"), request.get("chat_history"), request.get("message"))
         return prompt_text(history, request.get("messages"), request.get("documents"), as_json(request.get("tools")))
 
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return media_usage(media_of(body, "messages"), OPENAI, model)
+
+
+def chat_at_most(body: bytes, request: Members) -> Usage | None:
+    """The most that a chat can use beside text: v1 keeps conversations, and its connectors search."""
+    shown = not isinstance(request, Request) or messages_show(request.messages)
+    most = prompt_at_most(
+        body,
+        OPENAI,
+        text(request.model) or "",
+        media=media_of(body, "messages") if shown else None,
+        elsewhere=bool(request.connectors or request.conversation_id),
+    )
+    return replace(most, search_units=SEARCHES_MAX) if most is not None and request.connectors else most
+
 
 class CohereEmbed(BaseFormat):
     """`/v1/embed` and `/v2/embed`: billed tokens, image tokens or images."""
@@ -137,12 +180,29 @@ class CohereEmbed(BaseFormat):
     reader = CohereReader
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
-        return RequestFacts(model=require_model(decode_body(body, Request).model), max_output_tokens=0)
+        model = require_model(decode_body(body, Members).model)
+        images = body.count(b"data:image") + body.count(b'"image_url"')
+        most = prompt_at_most(body, OPENAI, model, media=_embedded(body) if images else None, elsewhere=False)
+        return RequestFacts(
+            model=model,
+            max_output_tokens=0,
+            at_most=None if most is None else replace(most, images=images),
+        )
 
     def request_text(self, body: bytes) -> str:
         request = loads(body)
         inputs = [text(mapping(part).get("text")) for one in items(request.get("inputs")) for part in _parts(one)]
         return prompt_text(request.get("texts"), inputs)
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return media_usage(_embedded(body), OPENAI, model)
+
+
+def _embedded(body: bytes) -> Iterator[Media]:
+    """v1 has data URLs in `images`, v2 parts in `inputs`."""
+    request = loads(body)
+    images = [{"image_url": one} for one in items(request.get("images"))]
+    yield from media_in(images, request.get("inputs"))
 
 
 def _parts(value: Any) -> list[Any]:

@@ -6,11 +6,13 @@ upstream (`upstream_body`), and - through a `Meter` that watches the response go
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from gateway.core.usage import Usage
+from gateway.wire.fields import COUNT_MAX
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +29,22 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     free: bool = False
     """The provider bills nothing for this call (token counting, moderation): there is no usage to estimate."""
     usage: Usage | None = None
-    """What is billed by the request itself (characters to speak, images asked for), where no response tells."""
+    """What is billed by the request itself (characters to speak), where no response tells."""
+    counted: Usage | None = None
+    """What the request lets us count (the length of a recording, images asked for): used where the response should
+    have told and did not, and flagged estimated."""
+    at_most: Usage | None = None
+    """The most that the call can use of everything but output text, where that is not `input_tokens` = the size of the
+    body in bytes (no token of text is shorter than a byte): media, files and earlier turns that are elsewhere, tools'
+    own prompts and results, seconds, images, searches. `ALL` in a part means that the whole may be of that class;
+    `output_tokens`, where set, is the limit of the whole call's output instead of `max_output_tokens`."""
+    hidden_tokens_max: int = 0
+    """Reasoning that may be billed and not show in the stream (`wire/reasoning.py`): 0 for none, ALL where the request
+    sets no bound of its own."""
+
+
+ALL = COUNT_MAX
+"""More than any whole, to which prices cut a part."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +58,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool = True
     """A stream's own end marker (or final usage) was seen; False: it was cut short."""
     service_tier: str | None = None
+    estimated: bool = False
+    """`usage` was counted or derived here, because the response does not tell it."""
 
 
 class Meter(Protocol):
@@ -75,12 +94,25 @@ class Meter(Protocol):
         ...
 
 
+class EventReader(Protocol):
+    """Reads single events (`wire/reader.py`)."""
+
+    def event_text(self, data: bytes) -> str:
+        """The output text in one event."""
+        ...
+
+
 class Format(Protocol):
     """One wire format. Stateless."""
 
     name: str
     dialect: str
     """"openai", "anthropic" or "google": how errors are told to this format's clients."""
+
+    @property
+    def reader(self) -> Callable[[str], EventReader]:
+        """Makes a reader of the events of its streams, given the provider's name."""
+        ...
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
         """`content_type`: of the request; it holds the boundary of a multipart body.
@@ -102,4 +134,9 @@ class Format(Protocol):
 
     def request_text(self, body: bytes) -> str:
         """The prompt as text, for a local count where the provider gives none."""
+        ...
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        """The prompt's images, sound and files in tokens, by the vendor's rules: what `request_text` leaves out.
+        Decodes the body: better called off the event loop."""
         ...

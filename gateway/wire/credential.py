@@ -142,7 +142,7 @@ def decode(text: str) -> Credential:
         return _dotted(text) if "." in text else Credential(kind="secret_key", secret_key=_bounded("secret key", text))
     raw = _base64(text)
     if raw.startswith(SECRET_KEY_PREFIX.encode()):
-        return _dotted(raw.decode("ascii", errors="replace"))
+        return _dotted_bytes(raw)
     return _from_json(raw)
 
 
@@ -163,11 +163,25 @@ def _from_json(raw: bytes) -> Credential:
     try:
         token = _TOKEN_DECODER.decode(raw)
     except msgspec.ValidationError as error:
-        # msgspec names the field and the type it found, never the value.
-        raise _unauthorized(f"The forward token does not have the expected fields: {error}.") from None
+        raise _wrong_type(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _unauthorized("The forward token is not base64 of a JSON object.") from None
     return _credential(token)
+
+
+def _wrong_type(told: str) -> ObolError:
+    """A field of another type than it has. msgspec names the field and the type it found, never the value."""
+    field = told.partition("`$.")[2].partition("`")[0]
+    if field in ("", "secret_key"):
+        return _unauthorized(f"The forward token does not have the expected fields: {told}.")
+    return ObolError("invalid_request", f"{field} of the forward token is not usable: {told}.", param=field)
+
+
+def _dotted_bytes(raw: bytes) -> Credential:
+    try:
+        return _dotted(raw.decode("ascii"))
+    except UnicodeDecodeError:
+        raise _unauthorized("The dotted token has a character outside ASCII.") from None
 
 
 def _dotted(text: str) -> Credential:

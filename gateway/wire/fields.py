@@ -5,7 +5,7 @@ Every function returns None for what it cannot use; none raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -67,16 +67,16 @@ def largest(values: Iterable[Any]) -> int | None:
 def decode(data: bytes, of: Callable[..., T]) -> T | None:
     """`data` as JSON of the Struct `of`, None if it is not."""
     try:
-        found: T = _decoder(of).decode(data)
+        found: T = decoder(of).decode(data)
         return found
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 @lru_cache(maxsize=64)
-def _decoder(of: Callable[..., T]) -> msgspec.json.Decoder[T]:
+def decoder(of: Hashable) -> msgspec.json.Decoder[Any]:
     """Made once a Struct: making one costs more than decoding a small body."""
-    return msgspec.json.Decoder(cast(type[T], of))
+    return msgspec.json.Decoder(cast(Any, of))
 
 
 def failure(error: Any) -> str | None:
@@ -90,16 +90,30 @@ def failure(error: Any) -> str | None:
     return (error if isinstance(error, str) else str(error))[:MESSAGE_MAX_CHARACTERS] or "error"
 
 
+_WHOLES = (
+    ("cached_input_tokens", "input_tokens"),
+    ("cache_write_1h_tokens", "cache_write_tokens"),
+    ("input_audio_tokens", "input_tokens"),
+    ("input_image_tokens", "input_tokens"),
+    ("input_video_tokens", "input_tokens"),
+    ("cached_audio_tokens", "cached_input_tokens"),
+    ("cached_image_tokens", "cached_input_tokens"),
+    ("reasoning_tokens", "output_tokens"),
+    ("output_audio_tokens", "output_tokens"),
+    ("output_image_tokens", "output_tokens"),
+)
+
+
 def partition(usage: Usage) -> Usage:
     """`usage` with every part no larger than its whole: some providers count their parts apart."""
     parts: dict[str, int] = {}
-    whole, cached, written = usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens
-    if whole is not None and cached is not None:
-        parts["cached_input_tokens"] = cached = min(cached, whole)
-    if whole is not None and written is not None:
-        parts["cache_write_tokens"] = min(written, whole - (cached or 0))
-    if usage.output_tokens is not None and usage.reasoning_tokens is not None:
-        parts["reasoning_tokens"] = min(usage.reasoning_tokens, usage.output_tokens)
-    if all(getattr(usage, name) == part for name, part in parts.items()):
-        return usage
-    return replace(usage, **parts)
+    whole, written = usage.input_tokens, usage.cache_write_tokens
+    if whole is not None and written and written > (room := max(0, whole - (usage.cached_input_tokens or 0))):
+        parts["cache_write_tokens"] = room
+    for name, of in _WHOLES:
+        part = getattr(usage, name)
+        if part:
+            limit = parts.get(of, getattr(usage, of))
+            if limit is not None and part > limit:
+                parts[name] = limit
+    return replace(usage, **parts) if parts else usage

@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gateway.wire.anthropic_messages import AnthropicMessages
-from gateway.wire.audio import ELEVENLABS, OPENAI, Speech, Transcriptions
+from gateway.wire.audio import ELEVENLABS, OPENAI, Transcriptions
 from gateway.wire.cohere import CohereChat, CohereEmbed
 from gateway.wire.contract import Format
 from gateway.wire.gemini import Gemini
 from gateway.wire.images import Images
 from gateway.wire.moderations import Moderations
 from gateway.wire.openai_chat import OpenAIChat
-from gateway.wire.openai_completions import OpenAICompletions
+from gateway.wire.openai_completions import FillInTheMiddle, OpenAICompletions
 from gateway.wire.openai_embeddings import OpenAIEmbeddings
 from gateway.wire.openai_responses import OpenAIResponses
-from gateway.wire.plain import Plain
+from gateway.wire.plain import Http, Plain
 from gateway.wire.rerank import Rerank
+from gateway.wire.speech import Speech
 
 _ALL: tuple[Format, ...] = (
     OpenAIChat(),
     OpenAICompletions(),
+    FillInTheMiddle(),
     OpenAIResponses(),
     OpenAIEmbeddings(),
     AnthropicMessages("anthropic_messages"),
@@ -42,6 +44,7 @@ _ALL: tuple[Format, ...] = (
     Transcriptions("elevenlabs_stt", ELEVENLABS),
     Moderations(),
     Plain(),
+    Http(),
 )
 
 FORMATS: Mapping[str, Format] = MappingProxyType({format_.name: format_ for format_ in _ALL})

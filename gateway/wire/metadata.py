@@ -70,6 +70,14 @@ def validate(pairs: Mapping[str, Any]) -> dict[str, str]:
     return dict(pairs)
 
 
+def check_size(pairs: Mapping[str, str], max_bytes: int) -> None:
+    """Raise ObolError `metadata_invalid` where keys and values together exceed `max_bytes` in UTF-8."""
+    size = sum(len(key) + len(value.encode()) for key, value in pairs.items())
+    if size > max_bytes:
+        why = f"The metadata has {size} bytes; at most {max_bytes} are allowed."
+        raise ObolError("metadata_invalid", why, param="metadata", limit="max_metadata_bytes")
+
+
 def _object(text: str, place: str) -> dict[str, Any]:
     if len(text) > MAX_TEXT_BYTES:
         raise _invalid(f"The {place} is longer than {MAX_TEXT_BYTES} bytes.")

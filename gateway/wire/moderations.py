@@ -1,4 +1,4 @@
-"""Moderations: free with every provider that has them."""
+"""Moderations, which OpenAI does not bill. Where others do, the provider table does not name them."""
 
 from __future__ import annotations
 

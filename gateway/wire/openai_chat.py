@@ -6,22 +6,38 @@ Source: the recordings, and the field names of the openai Python package.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
-from gateway.wire.contract import Meter, RequestFacts
+from gateway.wire.ceiling import SEARCHES_MAX, hidden_prompt_tokens, prompt_at_most
+from gateway.wire.contract import ALL, Meter, RequestFacts
 from gateway.wire.fields import count, decode, items, largest, mapping, text
+from gateway.wire.image_tokens import OPENAI
 from gateway.wire.inject import with_usage
+from gateway.wire.media import media_of, media_usage
 from gateway.wire.meters import meter_for
 from gateway.wire.openai_usage import chat_usage
 from gateway.wire.reader import Reader, carries
-from gateway.wire.requests import as_json, decode_body, loads, prompt_text, require_model, text_pieces
+from gateway.wire.reasoning import openai_hidden
+from gateway.wire.requests import (
+    as_json,
+    decode_outlined,
+    loads,
+    prompt_text,
+    require_model,
+    text_pieces,
+    uncollectable,
+)
+from gateway.wire.shapes import Messages, Parts, kinds, messages_show
 
 
-class Request(msgspec.Struct):
-    """The members of a chat or completions request that matter here; of any type, for clients err."""
+class Members(msgspec.Struct):
+    """The members of a chat request that matter here; of any type, for clients err."""
 
     model: Any = None
     stream: Any = None
@@ -30,6 +46,21 @@ class Request(msgspec.Struct):
     max_completion_tokens: Any = None
     n: Any = None
     service_tier: Any = None
+    deferred: Any = None
+    reasoning_effort: Any = None
+    reasoning: Any = None
+    modalities: Any = None
+    web_search_options: Any = None
+    search_parameters: Any = None
+    plugins: Any = None
+    enable_search: Any = None
+
+
+class Request(Members):
+    """With the outline of the prompt."""
+
+    messages: Messages = None
+    tools: Parts = None
 
 
 class Chunk(msgspec.Struct):
@@ -46,8 +77,7 @@ class Chunk(msgspec.Struct):
     moderation: Any = None
 
 
-_END_BYTES = 64
-_EVENT_ERROR = re.compile(rb"^event: ?error", re.MULTILINE)
+_EVENT_ERROR = re.compile(rb"(?:^|\r)event: ?error", re.MULTILINE)
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
@@ -65,7 +95,7 @@ class ChatReader(Reader):
             if not block.startswith(b":null", at + 7):
                 return True
             at = block.find(b'"usage"', at + 12)
-        if b"[DONE]" in block[-_END_BYTES:]:
+        if b"[DONE]" in block:
             return True
         if b"error" not in block:
             return False
@@ -160,14 +190,19 @@ class OpenAIChat(BaseFormat):
     reader: type[Reader] = ChatReader
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
-        request = decode_body(body, Request)
+        request = decode_outlined(body, Request, Members)
+        model = require_model(request.model, path)
+        if request.deferred:
+            raise uncollectable("deferred")
         return RequestFacts(
-            model=require_model(request.model, path),
+            model=model,
             stream=request.stream is True,
             max_output_tokens=largest((request.max_completion_tokens, request.max_tokens)),
             choices=max(count(request.n) or 1, 1),
             include_usage=mapping(request.stream_options).get("include_usage") is True,
             service_tier=text(request.service_tier),
+            at_most=chat_at_most(body, request, model),
+            hidden_tokens_max=openai_hidden(model, request.reasoning_effort, request.reasoning),
         )
 
     def upstream_body(self, body: bytes, facts: RequestFacts, *, inject_usage: bool) -> bytes:
@@ -185,3 +220,41 @@ class OpenAIChat(BaseFormat):
         request = loads(body)
         tools = as_json(request.get("tools")) + as_json(request.get("functions"))
         return prompt_text(request.get("messages"), tools, as_json(request.get("response_format")))
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return media_usage(media_of(body, "messages"), OPENAI, model)
+
+
+_SEARCHING = re.compile(r"compound|sonar|-search-|:online$")
+
+
+@lru_cache(maxsize=1_024)
+def _searching(model: str) -> bool:
+    """The model searches on its own."""
+    return _SEARCHING.search(model) is not None
+
+
+_CLIENT_TOOLS = {"function", "custom", ""}
+
+
+def chat_at_most(body: bytes, request: Members, model: str) -> Usage | None:
+    """The most that a chat can use beside text."""
+    outlined = request if isinstance(request, Request) else None
+    searches = bool(
+        request.web_search_options is not None
+        or request.search_parameters
+        or request.plugins
+        or request.enable_search
+        or _searching(model)
+        or outlined is None
+        or (outlined.tools and kinds(outlined.tools) - _CLIENT_TOOLS)
+    )
+    media = media_of(body, "messages") if outlined is None or messages_show(outlined.messages) else None
+    most = prompt_at_most(body, OPENAI, model, media=media, elsewhere=searches, tool_tokens=hidden_prompt_tokens(model))
+    if not searches and not request.modalities:
+        return most
+    return replace(
+        most or Usage(input_tokens=len(body)),
+        output_audio_tokens=ALL if request.modalities else None,
+        web_searches=SEARCHES_MAX if searches else None,
+    )

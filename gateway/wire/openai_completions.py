@@ -6,13 +6,11 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.usage import Usage
 from gateway.wire.contract import RequestFacts
 from gateway.wire.fields import count, decode, items, mapping, text
 from gateway.wire.openai_chat import ChatReader, Chunk, OpenAIChat, choice_text
-from gateway.wire.requests import decode_body, loads, prompt_text, require_model
-
-DEFAULT_MAX_TOKENS = 16
-"""What the API documents for a request without max_tokens."""
+from gateway.wire.requests import decode_body, loads, prompt_text, require_model, token_ids
 
 
 class Request(msgspec.Struct):
@@ -41,14 +39,30 @@ class OpenAICompletions(OpenAIChat):
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
         request = decode_body(body, Request)
         candidates = max(count(request.n) or 1, count(request.best_of) or 1, 1)
-        maximum = count(request.max_tokens)
         return RequestFacts(
             model=require_model(request.model, path),
             stream=request.stream is True,
-            max_output_tokens=DEFAULT_MAX_TOKENS if maximum is None else maximum,
+            # OpenAI's own default is 16; those who copied the endpoint have others, and none.
+            max_output_tokens=count(request.max_tokens),
             choices=candidates * _prompts(request.prompt),
             include_usage=mapping(request.stream_options).get("include_usage") is True,
         )
+
+    def request_text(self, body: bytes) -> str:
+        request = loads(body)
+        return prompt_text(request.get("prompt"), request.get("suffix"))
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return Usage(input_tokens=token_ids(loads(body).get("prompt")))
+
+
+class FillInTheMiddle(OpenAIChat):
+    """Mistral's `/fim/completions`: prompt and suffix go in, a chat completion comes out."""
+
+    name = "mistral_fim"
+
+    def upstream_body(self, body: bytes, facts: RequestFacts, *, inject_usage: bool) -> bytes:
+        return body
 
     def request_text(self, body: bytes) -> str:
         request = loads(body)

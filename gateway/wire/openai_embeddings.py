@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.contract import RequestFacts
 from gateway.wire.fields import decode
 from gateway.wire.openai_usage import embedding_usage
 from gateway.wire.reader import Reader
-from gateway.wire.requests import decode_body, loads, prompt_text, require_model
+from gateway.wire.requests import decode_body, loads, prompt_text, require_model, token_ids
 
 
 class Request(msgspec.Struct):
@@ -54,3 +55,6 @@ class OpenAIEmbeddings(BaseFormat):
 
     def request_text(self, body: bytes) -> str:
         return prompt_text(loads(body).get("input"))
+
+    def request_media(self, body: bytes, model: str) -> Usage:
+        return Usage(input_tokens=token_ids(loads(body).get("input")))

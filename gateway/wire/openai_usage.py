@@ -1,8 +1,9 @@
 """The usage object of the OpenAI family (chat, completions, embeddings), in all the dialects providers made of it.
 
 Rules that go by shape, because most vendors behind one API mix several servers:
-cached tokens are a part of the prompt; reasoning is a part of the completion unless the total says otherwise (xAI);
-audio is a part of the prompt unless the total says otherwise (Mistral).
+cached tokens are a part of the prompt; reasoning is a part of the completion unless the total says otherwise (xAI) or
+citations are told beside it (Perplexity); audio is a part of the prompt unless the total says otherwise (Mistral).
+docs/metering.md has this provider by provider.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.core.usage import Usage
-from gateway.wire.fields import COUNT_MAX, count, first, mapping, partition
+from gateway.wire.fields import COUNT_MAX, count, first, mapping, microseconds, partition
 
 _Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 
@@ -24,6 +25,7 @@ class _Inputs(msgspec.Struct):
     audio_tokens: _Count | None = None
     image_tokens: _Count | None = None
     cache_creation_input_tokens: None = None
+    cached_tokens_details: None = None
 
 
 class _Outputs(msgspec.Struct):
@@ -44,6 +46,13 @@ class _Usual(msgspec.Struct):
     reasoning_tokens: None = None
     prompt_cache_hit_tokens: None = None
     num_cached_tokens: None = None
+    image_tokens: None = None
+    prompt_audio_seconds: None = None
+    citation_tokens: None = None
+    num_search_queries: None = None
+    web_search_usage: None = None
+    server_tool_use_details: None = None
+    num_sources_used: _Count | None = None
 
 
 _NO_INPUTS, _NO_OUTPUTS = _Inputs(), _Outputs()
@@ -77,6 +86,7 @@ def _usual_usage(usual: _Usual) -> Usage | None:
         reasoning_tokens=outputs.reasoning_tokens,
         output_audio_tokens=outputs.audio_tokens,
         output_image_tokens=outputs.image_tokens,
+        web_searches=usual.num_sources_used,
     )
 
 
@@ -89,23 +99,40 @@ def _any_usage(value: Any, provider: str) -> Usage | None:
         return None
     inputs = mapping(usage.get("prompt_tokens_details"))
     outputs = mapping(usage.get("completion_tokens_details"))
+    cached_by_class = mapping(inputs.get("cached_tokens_details"))
     audio = count(inputs.get("audio_tokens"))
     reasoning = first(count(outputs.get("reasoning_tokens")), count(usage.get("reasoning_tokens")))
     if prompt is not None and completion is not None and total is not None:
         prompt = _with_audio(prompt, audio, total - completion)
         completion, reasoning = _with_reasoning(completion, reasoning, total - prompt, provider)
+    if completion is not None and "citation_tokens" in usage:
+        completion += (count(usage["citation_tokens"]) or 0) + (reasoning or 0)
     return partition(
         Usage(
             input_tokens=prompt,
             cached_input_tokens=_cached(usage, inputs),
             cache_write_tokens=_first_count(inputs, "cache_write_tokens", "cache_creation_input_tokens"),
             input_audio_tokens=audio,
-            input_image_tokens=count(inputs.get("image_tokens")),
+            cached_audio_tokens=count(cached_by_class.get("audio_tokens")),
+            cached_image_tokens=count(cached_by_class.get("image_tokens")),
+            input_image_tokens=first(count(inputs.get("image_tokens")), count(usage.get("image_tokens"))),
+            input_video_tokens=count(inputs.get("video_tokens")),
+            input_us=microseconds(usage.get("prompt_audio_seconds")),
             output_tokens=completion,
             reasoning_tokens=reasoning,
             output_audio_tokens=count(outputs.get("audio_tokens")),
             output_image_tokens=count(outputs.get("image_tokens")),
+            web_searches=_web_searches(usage),
         )
+    )
+
+
+def _web_searches(usage: dict[str, Any]) -> int | None:
+    """Searches that are billed by the piece: xAI's sources, Perplexity's queries, OpenRouter's and Xiaomi's tools."""
+    return first(
+        _first_count(usage, "num_sources_used", "num_search_queries"),
+        count(mapping(usage.get("server_tool_use_details")).get("web_search_requests")),
+        count(mapping(usage.get("web_search_usage")).get("tool_usage")),
     )
 
 

@@ -35,6 +35,8 @@ class Reader:
         self.final = False
         """The final usage was seen: the text is no longer needed."""
         self.service_tier: str | None = None
+        self.estimated = False
+        """`usage` was derived here: see `Reading`."""
 
     def interesting(self, block: bytes) -> bool:
         """Whether a block of events, or one of them, holds anything to observe. By byte search only."""
@@ -80,6 +82,7 @@ class Reader:
             failed=self.failed,
             finished=self.finished,
             service_tier=self.service_tier,
+            estimated=self.estimated,
         )
 
     def salvage(self, data: bytes) -> None:

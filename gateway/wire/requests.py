@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 
 from gateway.errors import ObolError
-from gateway.wire.fields import Json
+from gateway.wire.fields import MESSAGE_MAX_CHARACTERS, Json, decoder
 
 _BOM = b"\xef\xbb\xbf"
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
@@ -23,10 +23,11 @@ _FORM_VALUE_MAX_BYTES = 64 * 1024
 _NOT_TEXT = frozenset(
     {"type", "role", "id", "call_id", "tool_call_id", "tool_use_id", "cache_control", "signature", "thoughtSignature"}
     | {"encrypted_content", "image_url", "input_audio", "file", "file_data", "file_id", "source", "inlineData"}
-    | {"inline_data", "fileData", "file_uri", "audio", "status", "detail"}
+    | {"inline_data", "fileData", "file_uri", "audio", "video_url", "audio_url", "status", "detail"}
 )
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 def decode_body(body: bytes, of: type[T]) -> T:
@@ -34,7 +35,17 @@ def decode_body(body: bytes, of: type[T]) -> T:
     try:
         return msgspec.json.decode(body.removeprefix(_BOM), type=of)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ObolError("invalid_request", f"the request body is not a JSON object: {error}", param="body") from None
+        why = str(error)[:MESSAGE_MAX_CHARACTERS]  # it tells the path to the fault, which may be a thousand levels deep
+        raise ObolError("invalid_request", f"the request body is not a JSON object: {why}", param="body") from None
+
+
+def decode_outlined(body: bytes, outlined: Callable[..., T], plain: type[P]) -> T | P:
+    """As `decode_body`: as `outlined`, with the outline of the prompt, or as `plain` where that has another shape."""
+    try:
+        found: T = decoder(outlined).decode(body.removeprefix(_BOM))
+        return found
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode_body(body, plain)
 
 
 def loads(body: bytes) -> Json:
@@ -61,6 +72,15 @@ def optional_model(model: Any) -> str | None:
     return None if model is None else require_model(model)
 
 
+def uncollectable(member: str) -> ObolError:
+    """The refusal of a call whose answer is fetched later, by a call of another kind that no meter would see."""
+    return ObolError(
+        "invalid_request",
+        f"{member} asks for an answer that is delivered outside of this call, so it could not be metered",
+        param=member,
+    )
+
+
 def is_form(body: bytes) -> bool:
     """Whether the body is multipart/form-data, told by its first bytes."""
     return body.startswith(b"--")
@@ -79,25 +99,32 @@ def form_fields(body: bytes, content_type: str = "") -> dict[str, str]:
             "invalid_request", "the form does not begin with the boundary of its content-type", param="body"
         )
     fields: dict[str, str] = {}
-    for head, value in _form_parts(body, boundary):
+    for head, start, end in _form_parts(body, boundary):
         found = _FIELD_NAME.search(head)
-        if found is None or b"filename=" in head:
+        if found is None or b"filename=" in head or end - start > _FORM_VALUE_MAX_BYTES:
             continue
         name = found.group(1).decode("utf-8", "replace")
         if name in fields and not name.endswith("[]"):
             raise ObolError("invalid_request", f"the form field {name} is given twice", param=name)
-        fields[name] = value.decode("utf-8", "replace")
+        fields[name] = body[start:end].decode("utf-8", "replace")
     return fields
 
 
-def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
+def form_files(body: bytes) -> list[tuple[int, int]]:
+    """Where the files of a multipart body start and end in it."""
+    boundary = body[: body.find(b"\r\n")] if b"\r\n" in body[:_FORM_HEADER_MAX_BYTES] else b""
+    return [(start, end) for head, start, end in _form_parts(body, boundary) if b"filename=" in head]
+
+
+def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The header of each part, and where its value starts and ends."""
     if len(boundary) < 3:
         return
     start = len(boundary) + 2
     while (end := body.find(b"\r\n" + boundary, start)) >= 0:
         split = body.find(b"\r\n\r\n", start, min(end, start + _FORM_HEADER_MAX_BYTES))
-        if split >= 0 and end - split - 4 <= _FORM_VALUE_MAX_BYTES:
-            yield body[start:split], body[split + 4 : end]
+        if split >= 0:
+            yield body[start:split], split + 4, end
         start = end + len(boundary) + 4
 
 
@@ -123,3 +150,10 @@ def text_pieces(value: Any) -> Iterator[str]:
 def as_json(value: Any) -> str:
     """Tools and schemas as providers put them into the prompt: about as many tokens as their JSON."""
     return msgspec.json.encode(value).decode() if value else ""
+
+
+def token_ids(value: Any) -> int:
+    """How many tokens there are in a prompt that comes as lists of token numbers."""
+    if isinstance(value, list):
+        return sum(1 if type(one) is int else token_ids(one) for one in value if isinstance(one, int | list))
+    return 0

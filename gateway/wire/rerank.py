@@ -10,13 +10,19 @@ from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.cohere import billed_usage
 from gateway.wire.contract import RequestFacts
-from gateway.wire.fields import count, decode, first, mapping
+from gateway.wire.fields import count, decode, first, items, mapping, text
 from gateway.wire.reader import Reader
 from gateway.wire.requests import decode_body, loads, prompt_text, require_model
+
+# Cohere: a search unit is a query with up to 100 documents; one of more than 500 tokens counts as several.
+_DOCUMENTS_OF_A_UNIT = 100
+_CHUNK_BYTES_MIN = 500
 
 
 class Request(msgspec.Struct):
     model: Any = None
+    query: Any = None
+    documents: Any = None
 
 
 class Response(msgspec.Struct):
@@ -58,7 +64,16 @@ class Rerank(BaseFormat):
     reader = RerankReader
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
-        return RequestFacts(model=require_model(decode_body(body, Request).model), max_output_tokens=0)
+        request = decode_body(body, Request)
+        documents = len(items(request.documents))
+        chunks = documents + len(body) // _CHUNK_BYTES_MIN
+        # The query is read again with each piece.
+        tokens = len(body) + len(text(request.query) or "") * chunks
+        return RequestFacts(
+            model=require_model(request.model),
+            max_output_tokens=0,
+            at_most=Usage(input_tokens=tokens, search_units=1 + chunks // _DOCUMENTS_OF_A_UNIT),
+        )
 
     def request_text(self, body: bytes) -> str:
         request = loads(body)

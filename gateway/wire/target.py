@@ -36,8 +36,11 @@ _LITERAL_DELIMITER = re.compile(r"[/?]")
 _U = re.compile(r"(?:^|[&?])u=")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 _IP_LIKE = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?")
-_SPECIAL_USE = frozenset({"alt", "arpa", "internal", "invalid", "local", "localhost", "onion", "test"})
-_VERSION = r"/v[0-9]+(?:alpha|beta)?[0-9]*"
+_SPECIAL_USE = frozenset(
+    {"alt", "arpa", "internal", "invalid", "local", "localhost", "onion", "test"}
+    | {"corp", "home", "intranet", "lan", "localdomain", "private"}  # RFC 6762, appendix G
+)
+_VERSION = r"/v[0-9]++(?:(?:alpha|beta)[0-9]*+)?"  # possessive: a long row of digits is read once
 _LOST_SLASH = re.compile(
     rf"({_VERSION}|/openai)(?=(?:assistants|audio|batches|chat|completions|containers|conversations|embeddings|evals"
     r"|files|fine_tuning|images|messages|models|moderations|rerank|responses|threads|uploads|vector_stores|videos)"

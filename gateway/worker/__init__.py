@@ -6,6 +6,7 @@
     charged     the request rows and hourly sums of a batch (pure)
     partitions  months of `requests`, made ahead
     reaper      holds past their expiry
+    healer      wallets that Redis lost or has in an older state
     grants      credit that is owed
 
 Any number of workers may run: cursors are locked row by row, scripts and grants are idempotent.

@@ -61,11 +61,6 @@ class Charged(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, charge_nano=self.charge_nano + earlier_charge_nano, created_us=created_us)
 
 
-def debit_nano(entry: Entry) -> int:
-    """What an entry took from the customer."""
-    return entry.overage_delta - entry.cycle_delta - entry.bundle_delta - entry.prepaid_delta
-
-
 def charged(entry: Entry) -> Charged:
     """Raise ValueError (msgspec's are among them) where the body is no request row of this entry."""
     row = request_row.decode(entry.body)
@@ -76,7 +71,7 @@ def charged(entry: Entry) -> Charged:
     if entry.kind == "expired" and row.ending == "completed":
         # The hold's descriptor was written before the call could end: its defaults are not a result.
         row = msgspec.structs.replace(row, status="error", ending="expired", estimated=True)
-    return Charged(entry, row, debit_nano(entry), row.created_us)
+    return Charged(entry, row, entry.debit_nano, row.created_us)
 
 
 def fold(rows: Iterable[Charged]) -> tuple[dict[Key, Charged], list[Charged]]:

@@ -17,7 +17,10 @@ from pathlib import Path
 
 import uvloop
 
-from gateway import log
+from gateway import failpoints, log
+from gateway.billing.continuity import Continuity
+from gateway.billing.restore import Restorer
+from gateway.billing.shards import refuse_fewer_shards
 from gateway.errors import ConfigurationError, ObolError
 from gateway.ledger import scripts
 from gateway.ledger.connection import Connection, LedgerAway
@@ -29,6 +32,7 @@ from gateway.store.postgres import Store
 from gateway.worker import metrics, partitions
 from gateway.worker.flusher import Flusher
 from gateway.worker.grants import GRANTS_A_ROUND_MAX, Grants
+from gateway.worker.healer import Healer
 from gateway.worker.reaper import Reaper
 
 _LOG = logging.getLogger("obol.worker")
@@ -37,6 +41,7 @@ STOP_ROUND_S = 10.0
 FINAL_FLUSH_S = 10.0
 _GRANTS_INTERVAL_S = 1.0
 _LAG_INTERVAL_S = 1.0
+_HEAL_INTERVAL_S = 0.1
 _PARTITIONS_INTERVAL_S = 3_600.0
 _CONNECT_PAUSE_S = 0.05
 
@@ -74,7 +79,7 @@ class Loop:
 
 def run(settings: Settings, ready_file: Path | None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raise ConfigurationError where an engine is not named."""
-    log.configure(settings.log_level)
+    log.configure(settings.log_level, settings.secrets())
     for name in ("redis_url", "postgres_url"):
         if not getattr(settings, name):
             raise ConfigurationError(f"the worker needs OBOL_{name.upper()}, or the --data-dir of a running obol up")
@@ -86,9 +91,11 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _engines(settings) as (store, connection):
+    async with _engines(settings) as (store, connection, continuity):
         await _until_answering(store, connection, stop)
-        flusher, loops = _compose(settings, store, connection)
+        if not stop.is_set():
+            await refuse_fewer_shards(store, settings.ledger_shards)
+        flusher, loops = _compose(settings, store, connection, continuity)
         if ready_file is not None and not stop.is_set():
             await asyncio.to_thread(_write_ready, ready_file)
         _LOG.info("the worker runs", extra={"pid": os.getpid()})
@@ -101,18 +108,20 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
 
 
 @asynccontextmanager
-async def _engines(settings: Settings) -> AsyncIterator[tuple[Store, Connection]]:
+async def _engines(settings: Settings) -> AsyncIterator[tuple[Store, Connection, Continuity]]:
+    store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
+    continuity = Continuity(store, Keys(), shards=settings.ledger_shards, lost=metrics.LOST_ENTRIES.inc)
     connection = Connection(
         settings.redis_url,
         scripts.load(),
         timeout_ms=settings.redis_timeout_ms,
         pending_max=settings.redis_pending_commands_max,
+        on_new_server=lambda run_id: continuity.accept(connection, run_id),
     )
-    store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(connection.run(), name="redis connection")
         try:
-            yield store, connection
+            yield store, connection, continuity
         finally:
             await connection.close()
             keeper.cancel()
@@ -133,14 +142,32 @@ async def _until_answering(store: Store, connection: Connection, stop: asyncio.E
         pause_s = min(2 * pause_s, BACKOFF_MAX_S)
 
 
-def _compose(settings: Settings, store: Store, connection: Connection) -> tuple[Flusher, Sequence[Loop]]:
+def _compose(
+    settings: Settings, store: Store, connection: Connection, continuity: Continuity
+) -> tuple[Flusher, Sequence[Loop]]:
     keys, shards = Keys(), settings.ledger_shards
     journal = Journal(connection, keys)
     record_ttl_s = settings.report_record_ttl_s
     wallets = Wallets(
         connection, keys, record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
     )
-    flusher = Flusher(store, journal, shards=shards, batch_entries=settings.flush_batch_entries)
+    flusher = Flusher(
+        store,
+        journal,
+        shards=shards,
+        batch_entries=settings.flush_batch_entries,
+        run_id=lambda: connection.server.run_id,
+        fail=failpoints.of_settings(settings.fail_point_file, settings.data_dir),
+    )
+    restorer = Restorer(
+        store,
+        connection,
+        keys,
+        shards=shards,
+        call_ttl_s=settings.settled_record_ttl_s,
+        report_ttl_s=settings.report_record_ttl_s,
+    )
+    healer = Healer(connection, continuity, restorer, flusher)
     reaper = Reaper(connection, keys, wallets, shards=shards)
     grants = Grants(store, wallets, journal, shards=shards, record_ttl_s=record_ttl_s)
 
@@ -166,6 +193,7 @@ def _compose(settings: Settings, store: Store, connection: Connection) -> tuple[
     return flusher, (
         Loop("partitions", make_partitions, _PARTITIONS_INTERVAL_S),
         Loop("flusher", flush, settings.flush_interval_ms / 1000),
+        Loop("healer", healer.heal_once, _HEAL_INTERVAL_S),
         Loop("reaper", reap, settings.reap_interval_ms / 1000),
         Loop("grants", apply_grants, _GRANTS_INTERVAL_S),
         Loop("lag", measure_lag, _LAG_INTERVAL_S),

@@ -20,3 +20,5 @@ FLUSH_ALARMS = Counter("obol_flush_alarms_total", "Contradictions between journa
 HOLDS_EXPIRED = Counter("obol_holds_expired_total", "Holds of dead gateways that the reaper ended")
 GRANTS_APPLIED = Counter("obol_grants_applied_total", "Grants that the worker applied in Redis")
 TICK_ERRORS = Counter("obol_worker_tick_errors_total", "Failed rounds of the worker's loops", ["loop"])
+LOST_ENTRIES = Counter("obol_ledger_lost_entries_total", "Recorded journal entries that Redis was found to have lost")
+WALLETS_RESTORED = Counter("obol_wallets_restored_total", "Wallets put into use again from what PostgreSQL recorded")

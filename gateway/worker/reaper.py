@@ -44,16 +44,24 @@ class Reaper:
     async def _expire(self, shard: int, member: bytes, at_ms: int) -> bool:
         hold_key = member.decode("utf-8", "replace")
         try:
-            wallet_key = await self._connection.command("HGET", hold_key, "w")
             merchant_id, request_id = self.owner_of(shard, hold_key)
+        except ValueError as error:  # not ours: left there, enough of them would hide the holds behind them
+            await self._connection.command("ZREM", self._keys.holds(shard), member)
+            return self._failed(hold_key, error)
+        try:
+            wallet_key = await self._connection.command("HGET", hold_key, "w")
             # A hold that ended in the meantime has no wallet any more; the script then only clears the index.
             ref = WalletRef(self._wallet_id(shard, wallet_key or b""), shard, merchant_id)
             return await self._wallets.expire(ref, request_id, at_ms) == "expired"
         except (ValueError, ReplyError) as error:
             # One bad hold must not keep the others from being ended.
-            metrics.TICK_ERRORS.labels("reaper").inc()
-            _LOG.error("a hold cannot be ended", extra={"hold": hold_key, "reason": str(error)})
-            return False
+            return self._failed(hold_key, error)
+
+    @staticmethod
+    def _failed(hold_key: str, error: Exception) -> bool:
+        metrics.TICK_ERRORS.labels("reaper").inc()
+        _LOG.error("a hold cannot be ended", extra={"hold": hold_key, "reason": str(error)})
+        return False
 
     def owner_of(self, shard: int, hold_key: str) -> tuple[str, str]:
         """Merchant and request id of a hold. Merchant ids hold no colon, request ids may. Raise ValueError."""

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from gateway.billing.recorded import differing, ledger_values, storable
 from gateway.ledger.journal import Entry
 from gateway.store.postgres import Store
 from gateway.worker import metrics
@@ -57,6 +58,7 @@ class Recorder:
         """Write `entries`, in order; return how many the ledger did not hold before."""
         fresh = await self._ledger(entries)
         await self._wallets(fresh)
+        await self._meters(fresh)
         await self._credits([entry for entry in fresh if entry.kind == "credit"])
         await self._charge([entry for entry in fresh if entry.kind in CHARGING_KINDS])
         await self._keep_rejections()
@@ -64,15 +66,11 @@ class Recorder:
 
     async def differing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of `entries` that the ledger does not hold, or holds with another content."""
-        if not entries:
-            return []
-        keys = list(zip(*((entry.wallet_id, entry.seq) for entry in entries), strict=True))
-        rows = await self._fetch("recorded", *keys)
-        known = {(row["wallet_id"], row["seq"]): tuple(row) for row in rows}
-        return [entry for entry in entries if known.get((entry.wallet_id, entry.seq)) != _ledger_values(entry)]
+        return await differing(self._store, self._connection, entries)
 
     async def _ledger(self, entries: Sequence[Entry]) -> list[Entry]:
-        rows = await self._fetch("ledger", *zip(*map(_ledger_values, entries), strict=True))
+        values = zip(*((*ledger_values(entry), entry.position, entry.units) for entry in entries), strict=True)
+        rows = await self._fetch("ledger", *values)
         inserted = {(row["wallet_id"], row["seq"]) for row in rows}
         fresh: list[Entry] = []
         known: list[Entry] = []
@@ -99,9 +97,10 @@ class Recorder:
         totals: dict[str, tuple[int, ...]] = {}
         for entry in entries:
             first_seq.setdefault(entry.wallet_id, entry.seq)
-            seq, *sums = totals.get(entry.wallet_id, (0, 0, 0, 0, 0))
+            seq, number, *sums = totals.get(entry.wallet_id, (0, 0, 0, 0, 0, 0))
             deltas = (entry.cycle_delta, entry.bundle_delta, entry.prepaid_delta, entry.overage_delta)
-            totals[entry.wallet_id] = (max(seq, entry.seq), *map(sum, zip(sums, deltas, strict=True)))
+            latest = (max(seq, entry.seq), max(number, entry.number))
+            totals[entry.wallet_id] = (*latest, *map(sum, zip(sums, deltas, strict=True)))
         values = zip(*((wallet_id, *total) for wallet_id, total in totals.items()), strict=True)
         before = {row["wallet_id"]: row["seq_before"] for row in await self._fetch("wallets", *values)}
         for wallet_id, seq in first_seq.items():
@@ -113,6 +112,16 @@ class Recorder:
             alarm("wallet_unknown", "an entry of a wallet that has no row; the ledger has it", **place)
         elif seq != seq_before + 1:
             alarm("wallet_gap", "the entries of a wallet do not follow each other", seq_before=seq_before, **place)
+
+    async def _meters(self, entries: Sequence[Entry]) -> None:
+        units: dict[tuple[str, str], int] = {}
+        for entry in entries:
+            if entry.meter_id and entry.units:
+                key = (entry.wallet_id, entry.meter_id)
+                units[key] = units.get(key, 0) + entry.units
+        if units:
+            values = zip(*((*key, advance) for key, advance in units.items()), strict=True)
+            await self._connection.execute(self._store.sql("flush.meters"), *values)
 
     async def _credits(self, entries: Sequence[Entry]) -> None:
         if entries:
@@ -201,7 +210,7 @@ class Recorder:
     async def _keep_rejections(self) -> None:
         if not self._rejections:
             return
-        rows = [(self._shard, e.number, msgspec.json.encode(e), _text(reason)) for e, reason in self._rejections]
+        rows = [(self._shard, e.number, msgspec.json.encode(e), storable(reason)) for e, reason in self._rejections]
         await self._connection.execute(self._store.sql("flush.rejects"), *zip(*rows, strict=True))
         metrics.FLUSH_REJECTS.inc(len(rows))
         for entry, reason in self._rejections:
@@ -211,23 +220,3 @@ class Recorder:
     async def _fetch(self, name: str, *columns: Sequence[Any]) -> list[asyncpg.Record]:
         rows: list[asyncpg.Record] = await self._connection.fetch(self._store.sql(f"flush.{name}"), *columns)
         return rows
-
-
-def _text(value: str) -> str:
-    """PostgreSQL stores no NUL in a text."""
-    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _ledger_values(entry: Entry) -> tuple[str, int, int, str, str, int, int, int, int]:
-    """The values of `ledger_entries`, in the order of the statements flush.ledger and flush.recorded."""
-    return (
-        entry.wallet_id,
-        entry.seq,
-        entry.at_ms * 1000,
-        entry.kind,
-        _text(entry.reference),
-        entry.cycle_delta,
-        entry.bundle_delta,
-        entry.prepaid_delta,
-        entry.overage_delta,
-    )

@@ -35,3 +35,11 @@ function tiers.fee(price, position)
   if price.kind == 'percentage' then return percentage(price, position) end
   return running_total(price, position + price.units) - running_total(price, position)
 end
+
+-- The whole fee of a request of which `before` units have been priced at `fee` already, at a position that contains them:
+-- what is new is priced where the counter stands now, so that the totals of all requests still add up.
+function tiers.whole_fee(price, position, before, fee)
+  if price.kind == 'percentage' then return math.max(fee, percentage(price, math.max(0, position - before))) end
+  price.units = math.max(0, price.units - before)
+  return fee + tiers.fee(price, position)
+end

@@ -5,6 +5,8 @@
 --   overage  nano-dollars spent beyond the pots and not yet paid, >= 0
 --   limit    nano-dollars of overage allowed; -1: without limit
 --   held     nano-dollars reserved by open holds, >= 0
+--   calls    open holds: the calls in flight, >= 0. Absent in a wallet that was last written before it was counted.
+--   bucket   microseconds since 1970 at which the token bucket of requests is full again; only where there is one
 --   seq      journalled movements of this wallet so far
 
 local EXACT_LIMIT = 9007199254740992
@@ -17,11 +19,12 @@ end
 
 -- The wallet as numbers, or nil where Redis does not hold it.
 function wallet.read(key)
-  local f = redis.call('HMGET', key, 'status', 'cycle', 'bundle', 'prepaid', 'overage', 'limit', 'held', 'seq')
+  local f = redis.call('HMGET', key, 'status', 'cycle', 'bundle', 'prepaid', 'overage', 'limit', 'held', 'seq', 'calls')
   if not f[1] then return nil end
   return {
     status = f[1], cycle = number(f[2]), bundle = number(f[3]), prepaid = number(f[4]),
     overage = number(f[5]), limit = number(f[6]), held = number(f[7]), seq = number(f[8]),
+    calls = number(f[9]),
   }
 end
 
@@ -35,6 +38,12 @@ end
 function wallet.available(w)
   if w.limit < 0 then return nil end
   return w.cycle + w.bundle + w.prepaid + w.limit - w.overage - w.held
+end
+
+-- One hold less, of `amount`. Holds made before calls were counted are not among them.
+function wallet.give_back(w, amount)
+  w.held = w.held - amount
+  w.calls = math.max(0, w.calls - 1)
 end
 
 -- Take `amount` from the pots in their order; what they cannot cover becomes overage. Returns the deltas.
@@ -51,19 +60,27 @@ function wallet.debit(w, amount)
   return delta
 end
 
+-- Refuse what `write` would refuse, before anything is written.
+function wallet.check(w)
+  for _, field in ipairs({ 'cycle', 'bundle', 'prepaid', 'overage', 'held', 'seq' }) do wallet.exact(w[field]) end
+end
+
 -- Write pots, holds and sequence back.
 function wallet.write(key, w)
   redis.call('HSET', key, 'cycle', wallet.exact(w.cycle), 'bundle', wallet.exact(w.bundle),
     'prepaid', wallet.exact(w.prepaid), 'overage', wallet.exact(w.overage), 'held', wallet.exact(w.held),
-    'seq', wallet.exact(w.seq))
+    'seq', wallet.exact(w.seq), 'calls', w.calls)
 end
 
--- How a request ended, kept a while: "how amount fee position n". Written and read in one call each.
-function wallet.record(key, how, amount, fee, position, n, ttl_s)
-  redis.call('SET', key, string.format('%s %.0f %.0f %.0f %.0f', how, amount, fee, position, n), 'EX', ttl_s)
+-- How a request ended, kept a while: "how amount fee position n units". Written and read in one call each. `units` is
+-- said of an expiry only: what its progress advanced the meter's counter by.
+function wallet.record(key, how, amount, fee, position, n, ttl_s, units)
+  local said = string.format('%s %.0f %.0f %.0f %.0f', how, amount, fee, position, n)
+  if units then said = said .. string.format(' %.0f', units) end
+  redis.call('SET', key, said, 'EX', ttl_s)
 end
 
--- {how, amount, fee, position, n}, or an empty table.
+-- {how, amount, fee, position, n, units}, or an empty table.
 function wallet.recorded(key)
   local found = {}
   for word in string.gmatch(redis.call('GET', key) or '', '%S+') do found[#found + 1] = word end

@@ -18,6 +18,7 @@ from gateway.api.routes import middlewares, routes
 from gateway.billing.accounts import Accounts, NewConnection, NewMerchant, NewMeter
 from gateway.billing.principals import Principals
 from gateway.ledger import scripts
+from gateway.ledger.bound import JournalBound
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
@@ -52,7 +53,10 @@ class Api:
         self.principals = Principals(store, self._announce)
         self.accounts = Accounts(store, self.wallets, self.derived, shards=SHARDS)
         self.flusher = Flusher(store, self.journal, shards=SHARDS, batch_entries=1_000)
-        self.context = ApiContext(store, self.wallets, self.journal, self.principals, self.settings, self.derived)
+        self.journals = JournalBound(self.journal, shards=self.settings.ledger_shards, entries_max=1_000_000)
+        self.context = ApiContext(
+            store, self.wallets, self.journal, self.principals, self.settings, self.derived, self.journals
+        )
         app = web.Application(middlewares=middlewares())
         app.add_routes(routes(self.context))
         self.client = TestClient(TestServer(app))

@@ -8,8 +8,9 @@ import json
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from running import MASTER_KEY, upstream_map
 
@@ -22,20 +23,10 @@ STOP_TIMEOUT_S = 20
 
 @contextlib.asynccontextmanager
 async def gateway_processes(
-    count: int, valkey: str, postgres: str, provider: FakeProvider, directory: Path
+    count: int, valkey: str, postgres: str, provider: FakeProvider, directory: Path, **settings: Any
 ) -> AsyncIterator[list[str]]:
     """Their URLs. All are ready when the block begins, and have ended with exit code 0 when it is left."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OBOL_")} | {
-        "OBOL_REDIS_URL": valkey,
-        "OBOL_POSTGRES_URL": postgres,
-        "OBOL_MASTER_KEY": MASTER_KEY,
-        "OBOL_TEST_MODE": "1",
-        "OBOL_UPSTREAM_MAP": json.dumps(upstream_map(provider)),
-        "OBOL_DATA_DIR": str(directory),
-        "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    (directory / "metrics").mkdir(exist_ok=True)
+    environment = process_environment(valkey, postgres, provider, directory, **settings)
     ready_files = [directory / f"gateway-{number}.ready" for number in range(count)]
     running: list[Process] = []
     try:
@@ -52,6 +43,61 @@ async def gateway_processes(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def process_environment(
+    valkey: str, postgres: str, provider: FakeProvider, directory: Path, **settings: Any
+) -> dict[str, str]:
+    """The variables of a process of ours on a test's engines; `settings` as OBOL_*."""
+    (directory / "metrics").mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OBOL_")}
+    return kept | {
+        "OBOL_REDIS_URL": valkey,
+        "OBOL_POSTGRES_URL": postgres,
+        "OBOL_MASTER_KEY": MASTER_KEY,
+        "OBOL_TEST_MODE": "1",
+        # The tests' Valkey does not sync, and their clients keep connections: a stop would wait for both.
+        "OBOL_SETTLE_KEEP_S": "0",
+        "OBOL_SHUTDOWN_IDLE_GRACE_S": "0",
+        "OBOL_UPSTREAM_MAP": json.dumps(upstream_map(provider)),
+        "OBOL_DATA_DIR": str(directory),
+        "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
+        "PYTHONPATH": str(REPOSITORY),
+        **{f"OBOL_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
+class GatewayProcess(NamedTuple):
+    """A running `obol serve`."""
+
+    process: Process
+    url: str
+    log: Path
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(
+    valkey: str,
+    postgres: str,
+    provider: FakeProvider,
+    directory: Path,
+    *,
+    program: Sequence[str] = ("-m", "gateway"),
+    **settings: Any,
+) -> AsyncIterator[GatewayProcess]:
+    """One `obol serve` that the test stops itself; killed at the end if it has not."""
+    ready = directory / "gateway.ready"
+    log_path = ready.with_suffix(".log")
+    environment = process_environment(valkey, postgres, provider, directory, **settings)
+    command = (sys.executable, *program, "serve", "--port", "0", "--ready-file", str(ready))
+    with log_path.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=log, stderr=log)
+    try:
+        yield GatewayProcess(process, f"http://127.0.0.1:{await _port(process, ready)}", log_path)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def _port(process: Process, ready: Path) -> int:

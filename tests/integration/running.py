@@ -16,6 +16,7 @@ from gateway import providers
 from gateway.billing.accounts import Accounts, NewConnection, NewMerchant, NewMeter
 from gateway.core.money import NANO
 from gateway.local.demo import METER
+from gateway.proxy.listener import Listener, Server
 from gateway.settings import Settings
 from gateway.store.secrets import Derived
 from gateway.testing import FakeProvider
@@ -45,6 +46,7 @@ class RunningGateway:
             shards=settings.ledger_shards,
             batch_entries=settings.flush_batch_entries,
         )
+        self.server: Server
         self.merchant: NewMerchant
         self.meter: NewMeter
 
@@ -120,18 +122,13 @@ async def running_gateway(
         gateway_app.assemble(settings) as (parts, context, probes),
         aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
-        runner = web.AppRunner(
-            gateway_app.application(context, probes),
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=65536,
-            max_field_size=65536,
-        )
+        runner = Listener(gateway_app.application(context, probes), settings, parts.metrics, shutdown_timeout_s=60)
         await runner.setup()
         gateway_app.route_calls(runner, parts)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         gateway = RunningGateway(f"http://127.0.0.1:{runner.addresses[0][1]}", parts, context, provider, session)
+        gateway.server = runner.server
         await gateway.seed()
         try:
             yield gateway

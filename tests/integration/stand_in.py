@@ -1,7 +1,7 @@
 """Small stand-ins for the processes of `obol up`, and an `up` that runs them: `python stand_in.py up --port 0 ...`.
 
-`serve` answers every GET with its pid, `worker` waits, `fake-provider` only listens. Those named in STAND_IN_FAILS
-die at once.
+`serve` answers every GET with its pid, `worker` waits, `fake-provider` only listens. Those named in STAND_IN_FAILS, or
+in the file `fails` of the data directory, die at once; those in its file `lingers` do not end when they are asked once.
 """
 
 from __future__ import annotations
@@ -39,19 +39,39 @@ class _Handler(BaseHTTPRequestHandler):
         sys.stdout.write(f"{format % args}\n")
 
 
-class _Server(ThreadingHTTPServer):
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
+def _server(options: argparse.Namespace) -> ThreadingHTTPServer:
+    if options.fd is None:
+        return ThreadingHTTPServer((options.host, options.port), _Handler)
+    server = ThreadingHTTPServer((options.host, options.port), _Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=options.fd)
+    server.socket.setblocking(False)  # another process may accept from it too
+    server.server_address = server.socket.getsockname()
+    server.server_activate()
+    return server
 
 
 def _listen(options: argparse.Namespace) -> None:
-    server = _Server((options.host, options.port), _Handler)
+    server = _server(options)
     port = server.server_address[1]
     ready = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}"}
     write_private(options.ready_file, json.dumps(ready))
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    asked = 0
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1 or not _named("lingers", options.command):
+            threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, stop)
     server.serve_forever()
+
+
+def _named(file: str, command: str) -> bool:
+    """Whether the file in the data directory names the command."""
+    path = Path(os.environ.get("OBOL_DATA_DIR", "")) / file
+    return path.is_file() and command in path.read_text().split()
 
 
 def _wait(options: argparse.Namespace) -> None:
@@ -93,12 +113,13 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "serve", "worker", "fake-provider"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--fd", type=int)
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--demo", action="store_true")
     options = parser.parse_args()
-    if options.command in os.environ.get("STAND_IN_FAILS", "").split(","):
+    if options.command in os.environ.get("STAND_IN_FAILS", "").split(",") or _named("fails", options.command):
         sys.exit(f"{options.command} was told to fail")
     if options.command == "up":
         return _up(options)

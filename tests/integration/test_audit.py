@@ -21,7 +21,7 @@ from gateway import audit
 from gateway.core.meter import from_definition
 from gateway.core.usage import Usage
 from gateway.ledger.row import encode
-from gateway.ledger.wallets import now_ms
+from gateway.ledger.wallets import Price, now_ms
 from gateway.settings import Settings
 
 GRADUATED_DEFINITION = {
@@ -61,7 +61,9 @@ async def populate(made: Installation, tmp_path: Path) -> None:
     await made.wallets.expire(other, "gone", now_ms())
     await made.hold(other, "late", expires_ms=now_ms() - 1)
     progress = made.row(other, "late", usage=Usage(output_tokens=2_000), status="error", ending="expired")
-    await made.wallets.extend(other, "late", 0, expires_ms=now_ms() - 1, progress=(4_000_000, encode(progress)))
+    await made.wallets.extend(
+        other, "late", 0, expires_ms=now_ms() - 1, progress=(Price(flat_nano=4_000_000), encode(progress))
+    )
     await made.wallets.expire(other, "late", now_ms())
     await made.settle(other, "late")  # less than what the expiry had debited
     await made.hold(other, "open", expires_ms=now_ms() + 60_000)
@@ -143,6 +145,7 @@ IN_REDIS = {
     "held": (("HINCRBY", "w", "held", 1), "held in Redis, by its open holds: expected 0, found 1"),
     "the wallet": (("DEL", "w"), "wallet in Redis"),
     "a rewound wallet": (("HSET", "w", "seq", 5), "entry number in Redis"),
+    "a meter's units": (("HINCRBY", "t", "meter_g", 1), "units by meter in Redis, by the record"),
     "a hold nobody knows": (("HSET", "h", "w", "obol:{1}:w:wal_x", "a", 5), "open holds of a wallet without a row"),
 }
 
@@ -152,6 +155,7 @@ async def test_corruption_in_redis_is_told(
     obol: Installation, valkey: str, postgres: str, redis_client: Any, command: tuple[Any, ...], told: str
 ) -> None:
     keys = {"w": obol.keys.wallet(1, "wal_1"), "h": obol.keys.hold(1, "mer_1", "ghost")}
+    keys["t"] = obol.keys.tiers(1, "wal_1")
     await redis_client.execute_command(command[0], keys[command[1]], *command[2:])
     if command[1] == "h":
         await redis_client.zadd(obol.keys.holds(1), {keys["h"]: now_ms()})

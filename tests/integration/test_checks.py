@@ -12,6 +12,7 @@ import redis.asyncio
 from gateway import checks
 from gateway.__main__ import main as obol
 from gateway.checks import Finding, _redis_disk, _redis_kind
+from gateway.ledger.server import Server
 from gateway.settings import Settings
 
 MASTER_KEY = "k" * 32
@@ -85,9 +86,76 @@ async def test_the_bound_of_loss_follows_from_appendfsync(valkey, redis_client, 
 
 
 async def test_without_an_append_only_file_the_loss_is_told(valkey, redis_client, postgres):
-    async with configured(redis_client, appendonly="no"):
+    async with configured(redis_client, appendonly="no", save="3600 1"):
         found = await checks.check(settings_for(valkey, postgres))
     assert [finding.state for finding in found if "since the last snapshot" in finding.text] == ["note"]
+
+
+async def test_a_server_that_writes_nothing_at_all_is_refused(valkey, redis_client, postgres):
+    async with configured(redis_client, appendonly="no", save=""):
+        told = failures(await checks.check(settings_for(valkey, postgres)))
+    assert [text for text in told if "a restart loses every wallet" in text] == told
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("appendfsync", "keep_s", "state", "words"),
+    [
+        ("everysec", 5, "ok", "keep settles for 5 s and send them again: a charge is lost only if Redis' machine"),
+        ("everysec", 5, "ok", "within the same 2 s"),
+        ("everysec", 2, "note", "2 s of settles may be lost: set it to 5 or more"),
+        ("no", 5, "note", "35 s of settles may be lost: set it to 38 or more"),
+        ("no", 40, "ok", "within the same 35 s"),
+    ],
+)
+async def test_the_bound_that_remains_follows_from_what_gateways_keep(
+    valkey, redis_client, postgres, appendfsync, keep_s, state, words
+):
+    async with configured(redis_client, appendfsync=appendfsync):
+        found = await checks.check(settings_for(valkey, postgres, settle_keep_s=keep_s))
+    assert [finding.state for finding in found if words in finding.text] == [state]
+    assert failures(found) == []
+
+
+async def test_with_fsync_before_each_answer_no_gateway_has_to_help(valkey, redis_client, postgres):
+    async with configured(redis_client, appendfsync="always"):
+        found = await checks.check(settings_for(valkey, postgres))
+    assert not [finding for finding in found if "settle" in finding.text and "acknowledged settle" not in finding.text]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "replicas", "state", "words"),
+    [
+        (0, 0, None, ""),
+        (0, 2, "note", "2 replicas, asynchronous: a failover loses what they had not got"),
+        (1, 2, "ok", "acknowledged when 1 of 2 replicas have it (waits 100 ms at most)"),
+        (2, 1, "FAIL", "redis_wait_replicas is 2, and 1 are connected"),
+    ],
+)
+def test_what_a_failover_may_lose(wanted, replicas, state, words):
+    server = Server(append_only=True, fsync="always", replicas=replicas)
+    found = list(checks._redis_bounds(server, Settings(redis_wait_replicas=wanted)))
+    assert [finding.state for finding in found] == ([] if state is None else [state])
+    assert all(words in finding.text for finding in found)
+
+
+async def test_a_lowered_number_of_shards_is_refused_and_a_raised_one_told(valkey, redis_client, postgres):
+    connection = await asyncpg.connect(postgres)
+    try:
+        await connection.execute(
+            "INSERT INTO merchants (merchant_id, account_id, mode, name) VALUES ('m', 'a', 'test', 'M');"
+            "INSERT INTO wallets (wallet_id, merchant_id, shard) VALUES ('w3', 'm', 3), ('w9', 'm', 9);"
+            "INSERT INTO journal_cursors (shard) SELECT generate_series(0, 9)"
+        )
+    finally:
+        await connection.close()
+    assert failures(await checks.check(settings_for(valkey, postgres, ledger_shards=10))) == []
+    (told,) = failures(await checks.check(settings_for(valkey, postgres, ledger_shards=9)))
+    assert "ledger_shards is 9, and 1 wallets lie on shards beyond it" in told
+    assert "at least 10" in told
+    found = await checks.check(settings_for(valkey, postgres, ledger_shards=16))
+    assert failures(found) == []
+    assert [finding.state for finding in found if "ledger_shards was 10 and is 16" in finding.text] == ["note"]
 
 
 def test_replicas_clusters_old_servers_and_failed_writes_are_refused():

@@ -24,7 +24,7 @@ from gateway.core.usage import Usage
 from gateway.errors import ObolError
 from gateway.ledger.journal import Entry, Journal
 from gateway.ledger.row import encode
-from gateway.ledger.wallets import now_ms
+from gateway.ledger.wallets import Price, now_ms
 from gateway.local.engines import running
 from gateway.local.postgres import Postgres
 from gateway.store import migrate
@@ -113,7 +113,18 @@ class CrashingJournal(Journal):
         await super().trim(shard, through)
 
 
-STEPS = ("lock_cursor", "ledger", "wallets", "credits", "index", "take_requests", "requests", "hourly", "rejects")
+STEPS = (
+    "lock_cursor",
+    "ledger",
+    "wallets",
+    "meters",
+    "credits",
+    "index",
+    "take_requests",
+    "requests",
+    "hourly",
+    "rejects",
+)
 
 
 @pytest.mark.parametrize("step", ["read", *(f"flush.{name}" for name in STEPS), "flush.move_cursor", "commit", "trim"])
@@ -195,7 +206,9 @@ async def test_a_late_settlement_completes_the_expired_row(obol: Installation, f
     ref = await obol.wallet("wal_1")
     await obol.hold(ref, "r1", expires_ms=now_ms() + 60_000)
     progress = encode(obol.row(ref, "r1", usage=Usage(output_tokens=400), ending="expired", status="error"))
-    await obol.wallets.extend(ref, "r1", 5_000_000, expires_ms=now_ms() - 1, progress=(800_000, progress))
+    await obol.wallets.extend(
+        ref, "r1", 5_000_000, expires_ms=now_ms() - 1, progress=(Price(flat_nano=800_000), progress)
+    )
     assert await obol.wallets.expire(ref, "r1", now_ms()) == "expired"
     if flush_between:
         await obol.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import pytest_asyncio
 from worker_support import SHARDS, Installation, installation
 
+from gateway import audit
+from gateway.core.meter import from_definition
 from gateway.core.usage import Usage
 from gateway.ledger.row import encode
-from gateway.ledger.wallets import WalletRef, now_ms
+from gateway.ledger.wallets import LOOK_AGAIN_MS, Price, WalletRef, now_ms
+from gateway.settings import Settings
 from gateway.worker import metrics, reaper
 from gateway.worker.reaper import Reaper
 
@@ -37,7 +41,9 @@ async def test_expired_holds_are_ended_with_their_progress(obol: Installation) -
     ref, other = await obol.wallet("wal_1", 1), await obol.wallet("wal_2", 3)
     await obol.hold(ref, "id:with:colons", expires_ms=now_ms() + 60_000)
     progress = encode(obol.row(ref, "id:with:colons", usage=Usage(output_tokens=400), ending="expired"))
-    await obol.wallets.extend(ref, "id:with:colons", 0, expires_ms=now_ms() - 1, progress=(800_000, progress))
+    await obol.wallets.extend(
+        ref, "id:with:colons", 0, expires_ms=now_ms() - 1, progress=(Price(flat_nano=800_000), progress)
+    )
     await obol.hold(other, "no-progress", expires_ms=now_ms() - 1)
     await obol.hold(ref, "live", expires_ms=now_ms() + 60_000, amount_nano=77)
     before = metrics.HOLDS_EXPIRED._value.get()
@@ -80,4 +86,62 @@ async def test_strange_members_do_not_stop_the_others(obol: Installation, redis_
     before = metrics.TICK_ERRORS.labels("reaper")._value.get()
     assert await reaper_of(obol).reap_once() == 1
     assert metrics.TICK_ERRORS.labels("reaper")._value.get() == before + 1
-    assert await redis_client.zrange(obol.keys.holds(1), 0, -1) == [b"nonsense"]
+    assert await redis_client.zrange(obol.keys.holds(1), 0, -1) == []
+
+
+TIERS = {"tiers": [{"start": 0, "rate": "5"}, {"start": 1_500, "rate": "3"}]}
+TIERED = from_definition("meter_tiers", 1, TIERS)
+
+
+@pytest.mark.parametrize("final_tokens", [3_000, 2_000, 500])
+async def test_tiers_add_up_over_expiries_and_late_settlements(
+    obol: Installation, valkey: str, postgres: str, final_tokens: int
+) -> None:
+    """I7 and I8: an expiry advances the counter by its progress, a settlement behind it by what is new. Whatever comes
+    in between, the charges are those of all units together."""
+    ref = await obol.wallet("wal_1")
+    await obol.add_meter(TIERED, TIERS)
+    await obol.report(ref, "before", TIERED, usage=Usage(output_tokens=700))
+    await obol.hold(ref, "call", expires_ms=now_ms() + 60_000, amount_nano=100_000_000)
+    usage = Usage(output_tokens=1_000)
+    row = obol.row(ref, "call", usage=usage, meter_id=TIERED.meter_id, status="error", ending="expired", estimated=True)
+    price = Price.of(TIERED, TIERED.units(usage), 0, 0)
+    await obol.wallets.extend(ref, "call", 0, expires_ms=now_ms() - 1, progress=(price, encode(row)))
+    assert await reaper_of(obol).reap_once() == 1
+    await obol.flush()
+    (expired,) = await obol.fetch("SELECT charge_nano, tier_position, ending FROM requests WHERE request_id = 'call'")
+    assert expired == {"charge_nano": TIERED.fee(1_000, 0, 700), "tier_position": 700, "ending": "expired"}
+    assert await audited((valkey, postgres)) == 0
+
+    await obol.report(ref, "between", TIERED, usage=Usage(output_tokens=400))
+    final = Usage(output_tokens=final_tokens)
+    late = obol.row(ref, "call", usage=final, meter_id=TIERED.meter_id)
+    price = Price.of(TIERED, TIERED.units(final), 0, 0)
+    settled = await obol.wallets.settle(ref, "call", price, at_ms=now_ms(), body=encode(late))
+    assert settled.kind == "settled"
+    await obol.flush()
+    charges = await obol.value("SELECT sum(charge_nano)::bigint FROM requests")
+    assert charges == TIERED.fee(1_100 + max(final_tokens, 1_000), 0, 0)
+    assert await obol.value("SELECT units FROM wallet_meters") == 1_100 + max(final_tokens, 1_000)
+    assert await audited((valkey, postgres)) == 0
+
+
+async def audited(urls: tuple[str, str]) -> int:
+    """The exit code of `obol audit --recompute`."""
+    settings = Settings(redis_url=urls[0], postgres_url=urls[1], ledger_shards=SHARDS)
+    return await audit.audit(settings, io.StringIO(), recompute=True)
+
+
+async def test_a_hold_whose_wallet_is_away_waits_for_it(obol: Installation, redis_client: Any) -> None:
+    """It is neither dropped nor debited, and does not keep the reaper busy."""
+    ref = await obol.wallet("wal_1")
+    await obol.hold(ref, "r1", expires_ms=now_ms() - 1)
+    key = obol.keys.wallet(1, "wal_1")
+    wallet = await redis_client.hgetall(key)
+    await redis_client.delete(key)
+    assert await reaper_of(obol).reap_once() == 0
+    expiry = await redis_client.zscore(obol.keys.holds(1), obol.keys.hold(1, "mer_1", "r1"))
+    assert 0 < expiry - now_ms() <= LOOK_AGAIN_MS
+    await redis_client.hset(key, mapping=wallet)
+    assert await obol.wallets.expire(ref, "r1", now_ms() + LOOK_AGAIN_MS) == "expired"
+    assert await held(obol, ref) == 0

@@ -271,6 +271,68 @@ def test_a_hangup_replaces_gateways_and_worker_without_a_gap(up: Callable[..., U
     assert "starting it again" not in err
 
 
+@pytest.mark.parametrize(("name", "replaced"), [("serve", False), ("worker", True)])
+def test_a_successor_that_does_not_start_leaves_the_old_one_in_place(
+    up: Callable[..., Up], external: dict[str, str], data_dir: Path, name: str, replaced: bool
+) -> None:
+    one = up(environ=external).ready()
+    before = one.state
+    (data_dir / "fails").write_text(name)
+    one.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "was told to fail" in (data_dir / "logs" / f"{log_of(name)}.log").read_text())
+    eventually(lambda: len(one.pids()) == 3 and one.state["draining"] == [])
+    after = one.state
+    assert after["worker_pid"] == before["worker_pid"]
+    assert bool(set(after["workers"]) - set(before["workers"])) is replaced
+    assert sorted(one.pids()) == sorted([*after["workers"], after["worker_pid"]])
+    (data_dir / "fails").unlink()
+    one.process.send_signal(signal.SIGHUP)
+    eventually(lambda: not {*after["workers"], after["worker_pid"]} & {*one.state["workers"], one.state["worker_pid"]})
+    _, _, err = one.stop()
+    assert "the roll stops here, those not yet replaced go on" in err
+    assert f"{name} was told to fail" in err
+
+
+def log_of(name: str) -> str:
+    return {"serve": "gateway-1"}.get(name, name)
+
+
+def test_who_connects_while_a_gateway_is_away_is_served_by_its_successor(
+    up: Callable[..., Up], external: dict[str, str]
+) -> None:
+    one = up("--workers", "1", environ=external).ready()
+    (old,) = one.state["workers"]
+    os.kill(old, signal.SIGKILL)
+    eventually(lambda: not alive(old))
+    served = answering_pid(one.state)  # nobody listens but the supervisor's descriptor
+    assert served != old
+    eventually(lambda: one.state["workers"] == [served])
+
+
+def test_a_roll_asked_for_during_a_roll_follows_it_and_old_processes_may_overlap(
+    up: Callable[..., Up], external: dict[str, str], data_dir: Path
+) -> None:
+    one = up("--workers", "1", environ=external | {"OBOL_ROLL_WAIT_S": "0"}).ready()
+    (data_dir / "lingers").write_text("serve")  # asked once, they go on with their calls
+    seen = {one.state["workers"][0]}
+    one.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    one.process.send_signal(signal.SIGHUP)
+    eventually(lambda: not seen & set(one.state["workers"]) and len(one.state["draining"]) >= 2)
+    state = one.state
+    assert all(map(alive, [*state["draining"], *state["workers"]]))
+    assert seen <= set(state["draining"])
+    assert answering_pid(state) in (*state["workers"], *state["draining"])
+    since_s = time.monotonic()
+    one.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert one.process.poll() is None, "it did not wait for them"
+    code, _, err = one.stop()  # the second signal: they are asked again
+    assert code == 0
+    assert time.monotonic() - since_s < 4, "they were killed, not asked"
+    assert "is killed" not in err
+
+
 def test_a_second_signal_kills_who_does_not_end(up: Callable[..., Up]) -> None:
     one = up().ready()
     stuck = one.state["workers"][0]
@@ -303,5 +365,5 @@ def test_the_children_get_one_environment(tmp_path: Path) -> None:
     assert first == environment(Settings(), data, 8080, "redis://r", "postgresql://p")
     assert len(bytes.fromhex(first["OBOL_MASTER_KEY"])) == 32
     assert stat.S_IMODE(data.master_key_file.stat().st_mode) == 0o600
-    assert first["OBOL_METRICS_DIR"] == first["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "data" / "metrics")
+    assert first["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "data" / "metrics")
     assert environment(Settings(master_key="given"), data, 1, "", "")["OBOL_MASTER_KEY"] == "given"

@@ -11,7 +11,7 @@ import pytest
 from gateway import share
 from gateway.core.meter import from_definition
 from gateway.ledger import scripts
-from gateway.ledger.wallets import Price, WalletRef, now_ms
+from gateway.ledger.wallets import HoldLimits, Price, WalletRef, now_ms
 
 GRADUATED = from_definition(
     "prd_g",
@@ -25,9 +25,9 @@ def later() -> int:
     return LATER
 
 
-async def hold(ledger, amount, request_id="req_1", expires_ms=LATER, ref=None):
+async def hold(ledger, amount, request_id="req_1", expires_ms=LATER, ref=None, **more):
     return await ledger.wallets.hold(
-        ref or WalletRef("wal_1", 3, "mer_1"), request_id, amount, expires_ms=expires_ms, descriptor=b"{}"
+        ref or WalletRef("wal_1", 3, "mer_1"), request_id, amount, expires_ms=expires_ms, descriptor=b"{}", **more
     )
 
 
@@ -59,6 +59,64 @@ async def test_hold_tells_reserved_from_insufficient(ledger):
     refused = await hold(ledger, 101, "req_b")
     assert (refused.kind, refused.available_nano, refused.held_nano) == ("insufficient", 40, 60)
     assert (await hold(ledger, 40, "req_b")).kind == "held"
+
+
+async def test_hold_counts_the_calls_in_flight_and_every_ending_gives_one_back(ledger):
+    ref = await ledger.opened(cycle=100)
+    two = HoldLimits(calls=2)
+    for request_id in ("req_a", "req_b"):
+        assert (await hold(ledger, 10, request_id, expires_ms=5, limits=two)).kind == "held"
+    refused = await hold(ledger, 10, "req_c", limits=two)
+    assert (refused.kind, refused.calls) == ("busy", 2)
+    assert (await hold(ledger, 10, "req_a", limits=two)).kind == "held"  # sent again, it is no further call
+    assert (await ledger.balance()).calls == 2
+    await settle(ledger, ref, 5, "req_a")
+    await settle(ledger, ref, 5, "req_a")
+    await ledger.wallets.expire(ref, "req_b", 6)
+    await settle(ledger, ref, 5, "req_b")
+    assert (await ledger.balance()).calls == 0
+    await hold(ledger, 10, "req_c", limits=two)
+    await ledger.wallets.release(ref, "req_c")
+    await ledger.wallets.release(ref, "req_c")
+    balance = await ledger.balance()
+    assert (balance.calls, balance.held_nano) == (0, 0)
+    assert (await hold(ledger, 101, "req_d", limits=HoldLimits(calls=1))).kind == "insufficient"
+
+
+async def test_hold_takes_a_token_and_tells_when_there_is_one_again(ledger):
+    await ledger.opened(cycle=100)
+    limits = HoldLimits(requests_per_minute=60, requests_burst=2)
+    kinds = [(await hold(ledger, 1, f"req_{n}", limits=limits, at_ms=1_000)).kind for n in range(3)]
+    assert kinds == ["held", "held", "throttled"]
+    assert (await hold(ledger, 1, "req_3", limits=limits, at_ms=1_400)).retry_ms == 600
+    assert (await hold(ledger, 200, "req_4", limits=limits, at_ms=2_000)).kind == "insufficient"  # takes no token
+    assert (await hold(ledger, 1, "req_5", limits=limits, at_ms=2_000)).kind == "held"
+    assert (await hold(ledger, 1, "req_5", limits=limits, at_ms=2_000)).kind == "held"
+    assert (await hold(ledger, 1, "req_6", limits=limits, at_ms=2_000)).retry_ms == 1_000
+    seven = HoldLimits(requests_per_minute=7)  # 8571.43 ms each: never more than the rate
+    assert (await hold(ledger, 1, "req_7", limits=seven, at_ms=100_000)).kind == "held"
+    assert (await hold(ledger, 1, "req_8", limits=seven, at_ms=108_571)).retry_ms == 1
+    assert (await hold(ledger, 1, "req_8", limits=seven, at_ms=108_572)).kind == "held"
+
+
+async def test_a_clock_that_ran_ahead_does_not_lock_the_wallet(ledger):
+    await ledger.opened(cycle=100)
+    limits = HoldLimits(requests_per_minute=60, requests_burst=2)
+    await hold(ledger, 1, "req_1", limits=limits, at_ms=10**12)
+    assert (await hold(ledger, 1, "req_2", limits=limits, at_ms=1_000)).retry_ms == 1_000
+    assert (await hold(ledger, 1, "req_3", limits=limits, at_ms=2_000)).kind == "held"
+
+
+async def test_a_wallet_from_before_calls_were_counted_keeps_working(ledger):
+    ref = await ledger.opened(cycle=100)
+    for number in range(2):
+        await hold(ledger, 10, f"old_{number}")
+    await ledger.client.hdel(ledger.keys.wallet(ref.shard, ref.wallet_id), "calls")
+    assert (await hold(ledger, 10, "new", limits=HoldLimits(calls=1, requests_per_minute=1))).kind == "held"
+    for name in ("old_0", "new", "old_1"):
+        await settle(ledger, ref, 1, name)
+    balance = await ledger.balance()
+    assert (balance.calls, balance.held_nano, balance.cycle_nano) == (0, 0, 97)
 
 
 async def test_hold_counts_the_overage_allowed_and_knows_no_limit(ledger):
@@ -173,7 +231,7 @@ async def test_expire_debits_the_progress_and_gives_back_the_rest(ledger):
     ref = await ledger.opened(cycle=100)
     soon = now_ms()
     await hold(ledger, 60, expires_ms=soon + 10_000)
-    await ledger.wallets.extend(ref, "req_1", 60, expires_ms=soon, progress=(25, b'{"so":"far"}'))
+    await ledger.wallets.extend(ref, "req_1", 60, expires_ms=soon, progress=(Price(flat_nano=25), b'{"so":"far"}'))
     assert await ledger.wallets.expire(ref, "req_1", soon - 1) == "alive"
     assert await ledger.wallets.expire(ref, "req_1", soon) == "expired"
     assert await ledger.wallets.expire(ref, "req_1", soon) == "gone"
@@ -186,7 +244,7 @@ async def test_expire_debits_the_progress_and_gives_back_the_rest(ledger):
 async def test_a_settle_behind_an_expiry_debits_the_difference(ledger):
     ref = await ledger.opened(cycle=100)
     await hold(ledger, 60, expires_ms=1)
-    await ledger.wallets.extend(ref, "req_1", 60, expires_ms=1, progress=(25, b"{}"))
+    await ledger.wallets.extend(ref, "req_1", 60, expires_ms=1, progress=(Price(flat_nano=25), b"{}"))
     await ledger.wallets.expire(ref, "req_1", 2)
     settled = await settle(ledger, ref, 40)
     assert (settled.kind, settled.amount_nano) == ("settled", 40)

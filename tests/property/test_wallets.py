@@ -4,7 +4,9 @@ and the journal rebuilds every wallet."""
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import pytest
 from hypothesis import settings
@@ -16,7 +18,7 @@ from gateway.ledger import scripts
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
-from gateway.ledger.wallets import Price, WalletRef, Wallets
+from gateway.ledger.wallets import HoldLimits, Price, WalletRef, Wallets
 
 POTS = ("cycle", "bundle", "prepaid")
 METERS = (
@@ -39,21 +41,47 @@ METERS = (
 )
 # Multiples of 500 meet the edges (a hold of exactly what is available), the others the rest.
 AMOUNTS = st.integers(0, 10).map(lambda n: n * 500) | st.integers(0, 5_000)
+PROGRESS = st.tuples(st.sampled_from(METERS), st.integers(0, 10**9), AMOUNTS)
 EXPIRY = 1_000_000
+# A minute has a whole number of microseconds for each of these rates.
+HOLD_LIMITS = st.builds(HoldLimits, st.sampled_from([0, 0, 2]), st.sampled_from([0, 60, 6_000]), st.integers(1, 3))
 
 
 @dataclass
 class ModelHold:
     wallet: int
     amount: int
-    progress: int = 0
+    progress: tuple[Meter, int, int] | None = None
+    expired_fee: int = 0
+    expired_units: int = 0
     state: str = "open"  # open, settled, released, expired
     charged: int = 0
 
 
 @dataclass
+class ModelBucket:
+    """The textbook's token bucket: it fills all the time, up to its size."""
+
+    limits: HoldLimits
+    tokens: Fraction = field(init=False)
+    at_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.tokens = Fraction(self.limits.requests_burst)
+
+    def wait_ms(self, now_ms: int) -> Fraction:
+        """Fill it up to now; how long until there is a token."""
+        a_ms = Fraction(self.limits.requests_per_minute, 60_000)
+        self.tokens = min(Fraction(self.limits.requests_burst), self.tokens + (now_ms - self.at_ms) * a_ms)
+        self.at_ms = now_ms
+        return max(Fraction(0), (1 - self.tokens) / a_ms)
+
+
+@dataclass
 class ModelWallet:
     limit: int
+    limits: HoldLimits
+    bucket: ModelBucket
     pots: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*POTS, "overage"), 0))
     credits: int = 0
     debits: int = 0
@@ -92,7 +120,7 @@ class WalletMachine(RuleBasedStateMachine):
     def run(self, work):
         return self.runner.run(work)
 
-    @initialize(limits=st.lists(st.sampled_from([0, 3_000, -1]), min_size=2, max_size=3))
+    @initialize(limits=st.lists(st.tuples(st.sampled_from([0, 3_000, -1]), HOLD_LIMITS), min_size=2, max_size=3))
     def start(self, limits):
         async def connect():
             self.connection = Connection(self.url, scripts.load())
@@ -104,7 +132,7 @@ class WalletMachine(RuleBasedStateMachine):
         keys = Keys()
         self.ledger = Wallets(self.connection, keys, record_ttl_s=600, report_ttl_s=600)
         self.journal = Journal(self.connection, keys)
-        self.wallets = [ModelWallet(limit) for limit in limits]
+        self.wallets = [ModelWallet(limit, holds, ModelBucket(holds)) for limit, holds in limits]
         self.refs = [WalletRef(f"wal_{index}", index % 2, "mer_1") for index in range(len(limits))]
         for ref, wallet in zip(self.refs, self.wallets, strict=True):
             self.run(self.ledger.open(ref, status="ok", limit_nano=wallet.limit, create=True))
@@ -119,12 +147,19 @@ class WalletMachine(RuleBasedStateMachine):
             self.run(close())
         self.runner.close()
 
+    def _open(self, index: int) -> list[ModelHold]:
+        return [hold for hold in self.holds.values() if hold.wallet == index and hold.state == "open"]
+
     def _held(self, index: int) -> int:
-        return sum(hold.amount for hold in self.holds.values() if hold.wallet == index and hold.state == "open")
+        return sum(hold.amount for hold in self._open(index))
 
     @rule(target=requests, name=st.integers(0, 12))
     def name(self, name):
         return f"req:{name}"
+
+    @rule(ms=st.integers(1, 1_500))
+    def wait(self, ms):
+        self.now += ms
 
     @rule(request=requests, wallet=st.integers(0, 2), amount=AMOUNTS)
     def hold(self, request, wallet, amount):
@@ -134,7 +169,15 @@ class WalletMachine(RuleBasedStateMachine):
         if known is not None and known.wallet != index:
             return  # a request id belongs to one wallet: the gateway makes it
         result = self.run(
-            self.ledger.hold(self.refs[index], request, amount, expires_ms=self.now + EXPIRY, descriptor=b"{}")
+            self.ledger.hold(
+                self.refs[index],
+                request,
+                amount,
+                expires_ms=self.now + EXPIRY,
+                descriptor=b"{}",
+                limits=model.limits,
+                at_ms=self.now,
+            )
         )
         available = model.total + model.limit - self._held(index)
         if request in self.ended_without_hold or (known and known.state != "open"):
@@ -144,11 +187,16 @@ class WalletMachine(RuleBasedStateMachine):
         elif model.limit >= 0 and amount > available:
             assert result.kind == ("insufficient" if amount > available + self._held(index) else "reserved")
             assert result.available_nano == available
+        elif model.limits.calls and len(self._open(index)) >= model.limits.calls:
+            assert (result.kind, result.calls) == ("busy", model.limits.calls)
+        elif model.limits.requests_per_minute and (wait_ms := model.bucket.wait_ms(self.now)):
+            assert (result.kind, result.retry_ms) == ("throttled", math.ceil(wait_ms))
         else:
             assert result.kind == "held"
             self.holds[request] = ModelHold(index, amount)
+            model.bucket.tokens -= 1
 
-    @rule(request=requests, amount=AMOUNTS, progress=st.none() | AMOUNTS)
+    @rule(request=requests, amount=AMOUNTS, progress=st.none() | PROGRESS)
     def extend(self, request, amount, progress):
         hold = self.holds.get(request)
         index = hold.wallet if hold else 0
@@ -158,7 +206,7 @@ class WalletMachine(RuleBasedStateMachine):
                 request,
                 amount,
                 expires_ms=self.now + EXPIRY,
-                progress=None if progress is None else (progress, b"{}"),
+                progress=None if progress is None else (self._price(*progress)[0], b"{}"),
             )
         )
         if hold is None or hold.state != "open":
@@ -170,7 +218,11 @@ class WalletMachine(RuleBasedStateMachine):
         if more <= 0:
             assert result.kind == "extended"
         elif model.limit >= 0 and more > model.total + model.limit - self._held(index):
-            assert result.kind == "refused"
+            insufficient = amount > model.total + model.limit
+            assert (result.kind, result.why) == ("refused", "insufficient" if insufficient else "reserved")
+            assert (result.amount_nano, result.available_nano) == (
+                hold.amount, model.total + model.limit - self._held(index)
+            )  # fmt: skip
         else:
             assert result.kind == "extended"
             hold.amount = amount
@@ -186,8 +238,8 @@ class WalletMachine(RuleBasedStateMachine):
         elif hold.state == "settled":
             assert (result.kind, result.amount_nano) == ("duplicate", hold.charged)
         else:
-            amount = self._charge(index, meter, units, cost, result)
-            already = hold.progress if hold.state == "expired" else 0
+            amount = self._charge(index, meter, units, cost, result, hold)
+            already = hold.charged if hold.state == "expired" else 0
             self.wallets[index].debit(max(0, amount - already))
             hold.state, hold.charged = "settled", amount
 
@@ -215,23 +267,40 @@ class WalletMachine(RuleBasedStateMachine):
         flat = cost * meter.tiers[0].rate // 10**8 if meter.rate_type == "percentage" else meter.ceiling(units, 0)
         return Price.of(meter, units, flat, cost), units
 
-    def _charge(self, index, meter, units, cost, result):
+    def _charge(self, index, meter, units, cost, result, hold=None):
         """What the model says the real settle had to debit; checks it, advances the model's position."""
         wallet = self.wallets[index]
         assert result.kind == "settled"
+        before, fee_before = (hold.expired_units, hold.expired_fee) if hold is not None else (0, 0)
+        fresh = max(0, units - before)
         position = wallet.units.get(meter.meter_id, 0)
-        wallet.units[meter.meter_id] = position + units
-        assert result.position == position
+        wallet.units[meter.meter_id] = position + fresh
+        assert result.position == max(0, position + fresh - units)
         if not meter.graduated:
             assert result.amount_nano == meter.ceiling(units, 0)
             return result.amount_nano
-        cost = cost if meter.rate_type == "percentage" else 0
-        fee = meter._percentage(units, cost, position) if cost or meter.rate_type == "percentage" else None
-        if fee is None:
-            fee = meter._running_total(position + units) - meter._running_total(position)
+        if meter.rate_type == "percentage":
+            fee = max(fee_before, meter._percentage(units, cost, max(0, position - before)))
+        else:
+            fee = fee_before + meter._running_total(position + fresh) - meter._running_total(position)
         expected = fee + (cost if meter.base_cost_payer == "wallet" else 0)
         assert result.amount_nano == expected
         return expected
+
+    def _expired(self, index, hold):
+        """What the progress costs where the counter stands; advances it."""
+        if hold.progress is None:
+            return 0
+        meter, units, cost = hold.progress
+        price, units = self._price(meter, units, cost)
+        units_of = self.wallets[index].units
+        position = units_of.get(meter.meter_id, 0)
+        units_of[meter.meter_id] = position + units
+        hold.expired_units = units
+        if not meter.graduated:
+            return price.flat_nano
+        hold.expired_fee = meter.fee(units, cost, position)
+        return price.flat_nano + hold.expired_fee
 
     @rule(request=requests)
     def release(self, request):
@@ -256,8 +325,9 @@ class WalletMachine(RuleBasedStateMachine):
         if hold is None or hold.state != "open":
             assert result == "gone"
         elif result == "expired":
-            self.wallets[index].debit(hold.progress)
-            hold.state, hold.charged = "expired", hold.progress
+            amount = self._expired(index, hold)
+            self.wallets[index].debit(amount)
+            hold.state, hold.charged = "expired", amount
         else:
             assert result == "alive"
             assert not ahead
@@ -288,7 +358,7 @@ class WalletMachine(RuleBasedStateMachine):
 
     @invariant()
     def balances_are_the_models(self):
-        """I1 and I2: credits - debits = balance, and held is the sum of the open holds."""
+        """I1 and I2: credits - debits = balance; held is the sum of the open holds, calls their number."""
         if not hasattr(self, "wallets"):
             return
         balances = self.run(self.ledger.balances(self.refs))
@@ -297,6 +367,7 @@ class WalletMachine(RuleBasedStateMachine):
             pots = (real.cycle_nano, real.bundle_nano, real.prepaid_nano, real.overage_nano)
             assert pots == tuple(model.pots[pot] for pot in (*POTS, "overage"))
             assert real.held_nano == self._held(index)
+            assert real.calls == len(self._open(index))
             assert real.seq == model.seq
             assert min(pots) >= 0
 

@@ -51,8 +51,8 @@ def unit_of(name: str, default: Any) -> str:
     if isinstance(default, bool):
         return "true or false"
     if isinstance(default, int):
-        return UNITS.get(name.rpartition("_")[2], "number")
-    return "table of text" if isinstance(default, dict) else "text"
+        return "number" if "_per_" in name else UNITS.get(name.rpartition("_")[2], "number")
+    return {dict: "table of text", tuple: "list of text"}.get(type(default), "text")
 
 
 def shown(default: Any) -> str:

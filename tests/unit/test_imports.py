@@ -20,8 +20,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "background": set(),
-    "metrics": set(),
+    "failpoints": {"errors"},
+    "multiprocess": set(),
+    "metrics": {"multiprocess"},
     "share": {"errors"},
+    "sockets": {"errors"},
     "log": {"errors"},
     "settings": {"errors", "share"},
     "core": {"errors"},
@@ -33,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"core", "errors", "settings", "wire"},
 }
 _BELOW_BILLING = {"core", "counting", "errors", "ledger", "prices", "providers", "settings", "store", "wire"}
-_LEAVES = {"background", "errors", "log", "metrics", "settings", "share"}
+_LEAVES = {"background", "errors", "failpoints", "log", "metrics", "multiprocess", "settings", "share", "sockets"}
 MAY_IMPORT["billing"] = _BELOW_BILLING
 _UNDER_APP = _BELOW_BILLING | _LEAVES | {"billing"}
 MAY_IMPORT |= {
@@ -46,8 +49,10 @@ MAY_IMPORT |= {
     "observe": _UNDER_APP | {"proxy"},
     "checks": _UNDER_APP,
     "audit": _UNDER_APP | {"api", "proxy"},
-    "app": _UNDER_APP | {"api", "observe", "pages", "proxy"},
-    "__main__": _UNDER_APP | {"app", "audit", "checks", "local", "worker"},
+    "drain": _UNDER_APP | {"proxy"},
+    "rebuild": _UNDER_APP,
+    "app": _UNDER_APP | {"api", "drain", "observe", "pages", "proxy"},
+    "__main__": _UNDER_APP | {"app", "audit", "checks", "local", "rebuild", "worker"},
 }
 
 PURE = ("core", "wire")

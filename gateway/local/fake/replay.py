@@ -9,7 +9,7 @@ Request headers that steer the reply:
 
     x-fake-exchange: ID                     this exchange, whatever else the request says
     x-fake-split: N | every | random:SEED   write the body in pieces of N bytes, 1 byte, or 1 to 64 bytes
-    x-fake-encode: gzip | deflate | identity    send the body so encoded
+    x-fake-encode: gzip | deflate | br | zstd | identity    send the body so encoded
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import asyncio
 import base64
 import hashlib
 import random
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +26,8 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from gateway.local.fake.call import FakeError, decode_body
+from gateway.local.fake import encodings
+from gateway.local.fake.call import FakeError
 from gateway.local.fake.records import Record
 
 EXCHANGE_HEADER = "x-fake-exchange"
@@ -35,7 +35,6 @@ SPLIT_HEADER = "x-fake-split"
 ENCODE_HEADER = "x-fake-encode"
 RANDOM_PIECE_MAX_BYTES = 64
 
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _RECOMPUTED = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"})
 _STREAM_TYPES = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
 
@@ -162,18 +161,16 @@ def recorded_reply(exchange: Exchange, request_headers: Mapping[str, str]) -> tu
 
 
 def _identity(pieces: list[bytes], encoding: str) -> list[bytes]:
-    return [decode_body(b"".join(pieces), encoding)] if encoding else pieces
+    return [encodings.decoded(b"".join(pieces), encoding)] if encoding else pieces
 
 
 def _encode(pieces: list[bytes], encoding: str) -> list[bytes]:
-    """Each piece compressed and flushed, so that it can be read as soon as it has arrived."""
     if encoding == "identity":
         return pieces
-    if encoding not in _WINDOW_BITS:
-        raise FakeError(400, f"{ENCODE_HEADER}: {encoding!r} is not gzip, deflate or identity", ENCODE_HEADER)
-    deflater = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
-    flushed = [deflater.compress(piece) + deflater.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
-    return [*flushed, deflater.flush()]
+    if encoding not in encodings.NAMES:
+        names = ", ".join(encodings.NAMES)
+        raise FakeError(400, f"{ENCODE_HEADER}: {encoding!r} is not one of {names}, identity", ENCODE_HEADER)
+    return list(encodings.encoded(pieces, encoding))
 
 
 def _split(body: bytes, rule: str) -> Iterator[bytes]:

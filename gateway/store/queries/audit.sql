@@ -22,6 +22,10 @@ CROSS JOIN LATERAL (
     FROM ledger_entries l WHERE l.wallet_id = w.wallet_id
 ) e
 
+-- name: units
+SELECT wallet_id, jsonb_object_agg(meter_id, units) AS units FROM wallet_meters WHERE wallet_id = ANY($1)
+GROUP BY wallet_id
+
 -- name: counts
 SELECT (SELECT count(*) FROM request_index) AS indexed, (SELECT count(*) FROM requests) AS requests,
        (SELECT count(*) FROM ledger_entries) AS entries, (SELECT count(*) FROM usage_hourly) AS hours,
@@ -67,10 +71,14 @@ SELECT merchant_id, request_id, wallet_id, meter_id, meter_version, price_versio
        charge_nano, tier_position
 FROM requests
 
--- name: expired_debit
--- What the expiry of a request's hold had debited before its late settlement; null where there was none.
-SELECT sum(overage_delta - cycle_delta - bundle_delta - prepaid_delta)::bigint
-FROM ledger_entries WHERE wallet_id = $1 AND reference = $2 AND kind = 'expired'
+-- name: expiry
+-- What the expiry of a request's hold debited and counted, and where its late settlement then stood; no row where it
+-- did not expire.
+SELECT x.overage_delta - x.cycle_delta - x.bundle_delta - x.prepaid_delta AS debit, x.position, x.units,
+       l.position AS late_position, l.units AS late_units
+FROM ledger_entries x
+LEFT JOIN ledger_entries l ON l.wallet_id = x.wallet_id AND l.reference = x.reference AND l.kind = 'late'
+WHERE x.wallet_id = $1 AND x.reference = $2 AND x.kind = 'expired'
 
 -- name: price_book
 SELECT content FROM price_books WHERE version = $1

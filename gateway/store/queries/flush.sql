@@ -7,17 +7,22 @@ INSERT INTO journal_cursors (shard) SELECT generate_series(0, $1::integer - 1) O
 -- name: lock_cursor
 SELECT last_id FROM journal_cursors WHERE shard = $1 FOR UPDATE SKIP LOCKED
 
+-- name: server
+-- The run id of the Redis server in use. Asked for once the cursor is locked, which an acceptance locks too.
+SELECT run_id FROM ledger_servers ORDER BY acceptance_id DESC LIMIT 1
+
 -- name: move_cursor
 UPDATE journal_cursors SET last_id = $2, updated_at = now() WHERE shard = $1
 
 -- name: ledger
 INSERT INTO ledger_entries
-    (wallet_id, seq, at, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta)
+    (wallet_id, seq, at, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta, position, units)
 SELECT u.wallet_id, u.seq, timestamptz 'epoch' + u.at_us * interval '1 microsecond', u.kind, u.reference,
-       u.cycle_delta, u.bundle_delta, u.prepaid_delta, u.overage_delta
+       u.cycle_delta, u.bundle_delta, u.prepaid_delta, u.overage_delta, u.position, u.units
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[])
-  AS u (wallet_id, seq, at_us, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta)
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+  AS u (wallet_id, seq, at_us, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta, position,
+        units)
 ON CONFLICT (wallet_id, seq) DO NOTHING
 RETURNING wallet_id, seq
 
@@ -31,15 +36,20 @@ JOIN unnest($1::text[], $2::bigint[]) AS k (wallet_id, seq) ON l.wallet_id = k.w
 -- `before` is the row as the statement found it: nobody else writes the wallets of a shard whose cursor is locked.
 UPDATE wallets w
 SET last_seq = greatest(w.last_seq, u.last_seq),
+    last_number = greatest(w.last_number, u.last_number),
     cycle_nano = w.cycle_nano + u.cycle_delta,
     bundle_nano = w.bundle_nano + u.bundle_delta,
     prepaid_nano = w.prepaid_nano + u.prepaid_delta,
     overage_nano = w.overage_nano + u.overage_delta
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-  AS u (wallet_id, last_seq, cycle_delta, bundle_delta, prepaid_delta, overage_delta)
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+  AS u (wallet_id, last_seq, last_number, cycle_delta, bundle_delta, prepaid_delta, overage_delta)
 JOIN wallets before ON before.wallet_id = u.wallet_id
 WHERE w.wallet_id = u.wallet_id
 RETURNING w.wallet_id, before.last_seq AS seq_before
+
+-- name: meters
+INSERT INTO wallet_meters (wallet_id, meter_id, units) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+ON CONFLICT (wallet_id, meter_id) DO UPDATE SET units = wallet_meters.units + excluded.units
 
 -- name: credits
 UPDATE grants g

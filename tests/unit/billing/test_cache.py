@@ -115,3 +115,60 @@ async def test_it_is_bounded(cache, clock):
         await cache.load(f"k{number}", loader(number))
     assert len(cache._values) == 3
     assert sum(len(keys) for keys in cache._keys_of.values()) == 3
+
+
+AWAY = ObolError("store_unavailable", "the database is not reachable", retry_after_s=1)
+
+
+async def test_an_old_value_is_used_while_the_store_is_away(cache, clock):
+    calls = []
+    await cache.load("k", loader("v"))
+    clock[0] += 61
+    assert cache.get("k") is None
+    assert await cache.load("k", loader(AWAY, calls=calls)) == "v"
+    assert cache.get("k") == "v", "and for a moment without asking again"
+    clock[0] += principals.OLD_RETRY_S + 0.1
+    assert cache.get("k") is None
+    assert await cache.load("k", loader("new")) == "new"
+    assert len(calls) == 1
+
+
+async def test_an_old_value_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(principals, "OLD_WAIT_S", 0.01)
+    monkeypatch.setattr(principals, "LOAD_WAIT_S", 0.02)
+    cache = Cache(entries_max=3, ttl_s=0.01)
+    cache.hearing(True)
+    never = asyncio.Event()
+    await cache.load("k", loader("v"))
+    await asyncio.sleep(0.02)
+    assert cache.get("k") is None
+    assert await cache.load("k", loader("late", wait=never)) == "v"
+    with pytest.raises(ObolError) as refused:
+        await cache.load("unseen", loader("late", wait=never))
+    assert (refused.value.code, refused.value.retry_after_s) == ("store_unavailable", 1)
+    never.set()
+    assert await cache.load("k", loader("later")) == "late", "the load under way is the one that counts"
+
+
+async def test_an_old_value_is_not_used_once_a_change_was_heard_or_may_have_been_missed(cache, clock):
+    await cache.load("k", loader("v"))
+    await cache.load("r", loader("v2"))
+    clock[0] += 61
+    wait = asyncio.Event()
+    asked = asyncio.create_task(cache.load("k", loader(AWAY, wait=wait)))
+    await asyncio.sleep(0)
+    cache.forget("mer_1")
+    wait.set()
+    with pytest.raises(ObolError):
+        await asked
+    cache.listening = False
+    with pytest.raises(ObolError):
+        await cache.load("r", loader(AWAY))
+
+
+async def test_no_old_value_stands_against_a_refusal(cache, clock):
+    await cache.load("k", loader("v"))
+    clock[0] += 61
+    with pytest.raises(ObolError) as refused:
+        await cache.load("k", loader(ObolError("unauthorized", "revoked")))
+    assert refused.value.code == "unauthorized"

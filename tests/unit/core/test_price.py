@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.core.price import RATE_NAMES, Band, Cost, ModelPrice, Rates, Tariff, atto
 from gateway.core.usage import ExtraUsage, Usage
 
-UNITS = {"mtok": 1_000_000, "mchars": 1_000_000, "hours": 3_600_000_000, "kcount": 1_000}
+UNITS = {"mtok": 1_000_000, "mchars": 1_000_000, "mbytes": 1_000_000, "hours": 3_600_000_000, "kcount": 1_000}
 
 # Every rate, the field of the usage it prices and the side of the bill. The part classes need their total.
 SINGLES = {
@@ -24,18 +24,23 @@ SINGLES = {
     "cache_write_1h_mtok": Usage(input_tokens=1, cache_write_tokens=1, cache_write_1h_tokens=1),
     "input_audio_mtok": Usage(input_tokens=1, input_audio_tokens=1),
     "cached_audio_mtok": Usage(input_tokens=1, cached_input_tokens=1, input_audio_tokens=1, cached_audio_tokens=1),
+    "cached_image_mtok": Usage(input_tokens=1, cached_input_tokens=1, input_image_tokens=1, cached_image_tokens=1),
     "input_image_mtok": Usage(input_tokens=1, input_image_tokens=1),
+    "input_video_mtok": Usage(input_tokens=1, input_video_tokens=1),
     "output_mtok": Usage(output_tokens=1),
     "reasoning_mtok": Usage(output_tokens=1, reasoning_tokens=1),
     "output_audio_mtok": Usage(output_tokens=1, output_audio_tokens=1),
     "output_image_mtok": Usage(output_tokens=1, output_image_tokens=1),
     "input_mchars": Usage(input_characters=1),
     "output_mchars": Usage(output_characters=1),
+    "input_mbytes": Usage(input_bytes=1),
+    "output_mbytes": Usage(output_bytes=1),
     "input_hours": Usage(input_us=1),
     "output_hours": Usage(output_us=1),
     "images_kcount": Usage(images=1),
     "web_searches_kcount": Usage(web_searches=1),
     "search_units_kcount": Usage(search_units=1),
+    "file_searches_kcount": Usage(file_searches=1),
     "requests_kcount": Usage(),
 }
 OUTPUT_RATES = {name for name in RATE_NAMES if name.startswith(("output", "reasoning", "images"))}
@@ -200,6 +205,21 @@ def test_extra_iterations_pay_the_price_of_their_model() -> None:
     assert known == Cost((100 + 3 + 20) * 1_000 + 5_000_000, (10 + 1 + 40) * 2_000, 5_225_000)
     unknown = own.cost(usage, price_of={}.get)
     assert unknown == Cost(103_000 + 5_000_000, 22_000, 5_125_000, ("extra.advisor_message",))
+
+
+def test_images_drawn_on_the_side_have_their_own_classes() -> None:
+    own = price(input_mtok="1", output_mtok="2")
+    drawing = price(input_mtok="5", input_image_mtok="10", output_mtok="8", output_image_mtok="40")
+    extra = ExtraUsage(
+        kind="image_generation",
+        model="drawing",
+        input_tokens=30,
+        input_image_tokens=20,
+        output_tokens=100,
+        output_image_tokens=90,
+    )
+    cost = own.cost(Usage(input_tokens=1, output_tokens=1, extra=(extra,)), price_of={"drawing": drawing}.get)
+    assert cost.total_nano == 1_000 + 2_000 + 10 * 5_000 + 20 * 10_000 + 10 * 8_000 + 90 * 40_000
 
 
 def test_one_rounding_half_up_at_the_total() -> None:

@@ -41,19 +41,19 @@ async def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_in_it(
     assert not tally.failed
     # Half of the second was a stall: about 100 requests waited for up to half a second, but only two were on the wire.
     assert tally.latency.percentile(75) > 100_000_000
-    assert tally.latency.largest == pytest.approx(500_000_000, rel=0.2)
-    assert tally.service.percentile(90) < 100_000_000
+    assert tally.latency.largest > 400_000_000
+    assert tally.service.percentile(75) < tally.latency.percentile(75)
 
 
-async def test_a_closed_loops_correction_shows_the_stall_that_its_raw_times_hide() -> None:
-    async with serving(stalled()) as target:
-        plan = Plan(target=target, users=2, duration_s=1.0)
-        windows: list[Window] = []
-        await Load(plan, windows.append).run()
-    result = Result(target=target, plan=plan, processes=1, elapsed_s=1.0, windows=windows)
-    tally = result.total().all_kinds()
-    assert tally.latency.percentile(99) < 100_000_000
-    assert corrected_latency(result, tally).percentile(75) > 50_000_000
+def test_a_closed_loops_correction_shows_the_stall_that_its_raw_times_hide() -> None:
+    tally = Tally()
+    tally.latency.record(1_000_000, times=1_000)
+    tally.latency.record(500_000_000, times=2)  # two users, both in the one stall of a second
+    window = Window(tallies={"chat": tally})
+    plan = Plan(target="http://127.0.0.1:1", users=2, duration_s=1.0)
+    result = Result(target=plan.target, plan=plan, processes=1, elapsed_s=1.0, windows=[window])
+    assert tally.latency.percentile(99) < 2_000_000
+    assert corrected_latency(result, tally).percentile(75) > 100_000_000
 
 
 async def test_what_was_due_and_never_sent_is_an_error_with_its_waiting_time() -> None:

@@ -120,6 +120,53 @@ async def test_kill_cuts_a_stop_short(watch: Watch) -> None:
     assert watch.lines == []
 
 
+async def test_hurry_asks_again(watch: Watch) -> None:
+    twice = "import signal; n = []; signal.signal(signal.SIGTERM, lambda *_: n.append(1) or len(n) > 1 and exit(0)); "
+    child = watch.child(twice + _SLEEPS, stop_timeout_s=60.0, hurry_timeout_s=10.0)
+    await child.start()
+    stopping = asyncio.create_task(child.stop())
+    await asyncio.sleep(0.1)
+    child.hurry()
+    async with asyncio.timeout(5):
+        await stopping
+    assert watch.lines == []
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_who_does_not_hurry_is_killed(watch: Watch, before: bool) -> None:
+    child = watch.child(_IGNORES, stop_timeout_s=60.0, hurry_timeout_s=0.3)
+    await child.start()
+    if before:
+        child.hurry()
+    stopping = asyncio.create_task(child.stop())
+    await asyncio.sleep(0.1)
+    child.hurry()
+    async with asyncio.timeout(5):
+        await stopping
+    assert [line.partition(" within")[0] for line in watch.lines] == ["part did not end"]
+
+
+async def test_an_engine_is_not_hurried(watch: Watch) -> None:
+    child = watch.child(_IGNORES, stop_timeout_s=0.5)
+    await child.start()
+    child.hurry()
+    stopping = asyncio.create_task(child.stop())
+    await asyncio.sleep(0.1)
+    child.hurry()
+    await stopping
+    assert watch.lines == ["part did not end within 0.5 s and is killed"]
+
+
+async def test_a_child_inherits_the_descriptors_of_its_part(watch: Watch) -> None:
+    reader, writer = os.pipe()
+    child = watch.child(f"import os; os.write({writer}, b'mine'); {_SLEEPS}", descriptors=(writer,))
+    await child.start()
+    os.close(writer)
+    assert await asyncio.to_thread(os.read, reader, 10) == b"mine"
+    os.close(reader)
+    await child.stop()
+
+
 async def test_a_child_holds_its_lock_as_long_as_it_lives(watch: Watch, tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     child = watch.child(_SLEEPS, lock=lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway import __main__ as command_line
+from gateway import sockets
 from gateway.local import listen
 from gateway.local.data_dir import DataDir
 from gateway.local.parts import demo_environment
@@ -36,6 +38,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["up", "--port", "70000"], "'70000' is not a port"),
         (["up", "--workers", "0"], "'0' is not a number of processes"),
         (["serve", "--demo"], "unrecognized arguments: --demo"),
+        (["serve", "--fd", "2"], "'2' is not an inherited descriptor"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +89,28 @@ def test_a_reserved_port_is_shared_with_gateways_only() -> None:
         assert listen.ready_status("127.0.0.1", port).startswith("no answer")
         with listen.reserve("127.0.0.1", port) as second:
             assert second.getsockname()[1] == port
+
+
+def test_slots_are_sockets_of_one_port() -> None:
+    with listen.slots("127.0.0.1", 0, 3) as slots:
+        assert len({each.fileno() for each in slots}) == 3
+        assert len({each.getsockname() for each in slots}) == 1
+    assert [each.fileno() for each in slots] == [-1] * 3
+
+
+@pytest.mark.parametrize("kind", ["closed", "file", "datagram", "unbound"])
+def test_a_descriptor_that_cannot_be_listened_on_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+    opened = {
+        "closed": lambda: os.pipe()[0],
+        "file": lambda: os.open(tmp_path, os.O_RDONLY),
+        "datagram": lambda: socket.socket(type=socket.SOCK_DGRAM).detach(),
+        "unbound": lambda: socket.socket().detach(),
+    }
+    descriptor = opened[kind]()
+    if kind == "closed":
+        os.close(descriptor)
+    with pytest.raises(command_line.ConfigurationError, match=f"--fd: cannot listen on descriptor {descriptor}: "):
+        sockets.inherited(descriptor)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigurationError
+from gateway.local import data_dir as data_dir_module
 from gateway.local.data_dir import DataDir, Locked, locked, read_json, write_private
 
 
@@ -64,6 +65,39 @@ def test_a_running_environment_is_seen_only_while_the_supervisor_lives(tmp_path:
         assert data.running_environment() == {"OBOL_REDIS_URL": "redis://x"}
     assert data.env_json.exists()
     assert data.running_environment() == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system does not tell")
+def test_what_the_supervisor_was_given_is_seen_too_and_no_file_holds_it(tmp_path: Path) -> None:
+    data = DataDir(tmp_path / "data")
+    data.create()
+    environment = {
+        "OBOL_PROVIDER_KEY_OPENAI": "sk-canary",
+        "OBOL_REDIS_URL": "redis://given",
+        "OBOL_CONFIG": "mine.toml",
+        "OBOL_POSTGRES_URL": "",
+        "OTHER": "x",
+    }
+    with subprocess.Popen(("sleep", "60"), env=os.environ | environment, cwd=tmp_path) as supervisor, data.owned():
+        try:
+            data.publish({"pid": supervisor.pid})
+            data.publish_environment({"OBOL_REDIS_URL": "redis://published"})
+            found = data.running_environment()
+        finally:
+            supervisor.kill()
+    assert {name: found.get(name) for name in environment} == {
+        "OBOL_PROVIDER_KEY_OPENAI": "sk-canary",
+        "OBOL_REDIS_URL": "redis://published",
+        "OBOL_CONFIG": str(tmp_path / "mine.toml"),
+        "OBOL_POSTGRES_URL": None,
+        "OTHER": None,
+    }
+    assert not [path for path in data.root.rglob("*") if path.is_file() and b"sk-canary" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("pid", [None, "x", 2**22 + 1, -1])
+def test_a_process_that_cannot_be_asked_has_no_variables(pid: object) -> None:
+    assert data_dir_module._variables_of(pid) == {}
 
 
 def test_taking_over_clears_what_a_killed_supervisor_left(tmp_path: Path) -> None:

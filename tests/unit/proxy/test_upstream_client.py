@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import ObolError
-from gateway.proxy.http_client import BUFFER_HIGH_BYTES, Timeouts
-from gateway.proxy.upstream import Origin, Request, Upstream
+from gateway.proxy.http_client import BUFFER_HIGH_BYTES, HttpConnection, Timeouts
+from gateway.proxy.resolver import Resolver
+from gateway.proxy.upstream import Origin, Request, Upstream, tls_context
 
 TIMEOUTS = Timeouts(first_byte_s=5, idle_s=5, total_s=10)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -27,7 +28,9 @@ class Server:
 
     async def __aenter__(self) -> Server:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.origin = Origin("http", "127.0.0.1", self._server.sockets[0].getsockname()[1], "api.example.com")
+        self.origin = Origin(
+            "http", "127.0.0.1", self._server.sockets[0].getsockname()[1], "api.example.com", "stand_in"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -51,7 +54,8 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def client(**changes: float):
-    upstream = Upstream(**{"connections_max": 8, "connect_timeout_s": 2, "idle_s": 30, **changes})
+    parts = {"resolver": Resolver(cache_s=30), "tls": tls_context()}
+    upstream = Upstream(**{"connections_max": 8, "connect_timeout_s": 2, "idle_s": 30, **parts, **changes})
     running = asyncio.ensure_future(upstream.run())
     try:
         yield upstream
@@ -167,10 +171,22 @@ async def test_a_slow_provider_is_a_timeout(answer, timeouts):
         assert caught.value.code == "upstream_timeout"
 
 
+async def test_a_connection_that_ends_while_it_is_made_is_not_waited_on(monkeypatch):
+    async with Server() as server, client() as upstream:
+
+        async def over_already(_: Origin) -> HttpConnection:
+            return HttpConnection(lambda _: None)
+
+        monkeypatch.setattr(upstream, "_opened", over_already)
+        with pytest.raises(ObolError, match="closed the connection at once"):
+            await asyncio.wait_for(fetch(upstream, server.origin), 2)
+        assert upstream.open_connections == 0
+
+
 async def test_an_unreachable_provider_and_a_full_client():
     async with client() as upstream:
         with pytest.raises(ObolError) as caught:
-            await fetch(upstream, Origin("http", "127.0.0.1", 1, "x"))
+            await fetch(upstream, Origin("http", "127.0.0.1", 1, "x", "stand_in"))
         assert caught.value.code == "upstream_failed"
     async with Server(OK) as server, client(connections_max=0) as upstream:
         with pytest.raises(ObolError) as caught:

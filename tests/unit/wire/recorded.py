@@ -10,15 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import brotli
 import pytest
 
 from gateway.wire.contract import Meter, RequestFacts
 from gateway.wire.formats import FORMATS
-
-try:
-    import brotli
-except ImportError:
-    brotli = None
 
 DIRECTORY = Path(__file__).resolve().parents[4] / "shared" / "recordings" / "http"
 LIMIT_BYTES = 32 * 1024 * 1024
@@ -58,8 +54,7 @@ class Exchange(NamedTuple):
     content_type: str
     stream: bool
     request: bytes
-    response: bytes | None
-    """None: compressed with Brotli, and no decoder is installed."""
+    response: bytes
     expected: dict[str, Any]
     extra: dict[str, Any]
 
@@ -89,7 +84,7 @@ def _body(record: dict[str, Any], side: str) -> bytes:
     return base64.b64decode(text) if record.get(f"{side}_body_encoding") == "base64" else text.encode()
 
 
-def _decoded(body: bytes, headers: dict[str, str], is_decoded: bool) -> bytes | None:
+def _decoded(body: bytes, headers: dict[str, str], is_decoded: bool) -> bytes:
     encoding = headers.get("content-encoding", "")
     if is_decoded or not encoding:
         return body
@@ -97,9 +92,8 @@ def _decoded(body: bytes, headers: dict[str, str], is_decoded: bool) -> bytes | 
         return gzip.decompress(body)
     if encoding == "deflate":
         return zlib.decompress(body)
-    if encoding == "br" and brotli is not None:
-        return bytes(brotli.decompress(body))
-    return None
+    assert encoding == "br", encoding
+    return bytes(brotli.decompress(body))
 
 
 def _format(endpoint: str, provider: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.usage import Usage
 from gateway.errors import ObolError
-from gateway.wire.contract import Meter, Reading, RequestFacts
+from gateway.wire.contract import ALL, Meter, Reading, RequestFacts
 from gateway.wire.formats import FORMATS
 from gateway.wire.meters import WITHHELD_BYTES
 from gateway.wire.openai_usage import chat_usage
@@ -316,13 +316,19 @@ def test_read_request() -> None:
         }
     ).encode()
     assert CHAT.read_request(b"\xef\xbb\xbf  " + body, "/v1/chat/completions", "") == RequestFacts(
-        model="gpt-5", stream=True, max_output_tokens=100, choices=3, include_usage=True, service_tier="flex"
+        model="gpt-5",
+        stream=True,
+        max_output_tokens=100,
+        choices=3,
+        include_usage=True,
+        service_tier="flex",
+        hidden_tokens_max=ALL,
     )
 
 
 def test_values_of_the_wrong_type_are_left_to_the_provider() -> None:
-    body = b'{"model":"m","stream":"yes","max_tokens":"lots","n":null,"stream_options":[],"service_tier":1}'
-    assert CHAT.read_request(body, "/chat/completions", "") == RequestFacts(model="m")
+    body = b'{"model":"gpt-4o","stream":"yes","max_tokens":"lots","n":null,"stream_options":[],"service_tier":1}'
+    assert CHAT.read_request(body, "/chat/completions", "") == RequestFacts(model="gpt-4o")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.usage import ZERO, ExtraUsage, Usage
 from gateway.errors import ObolError
-from gateway.wire.contract import Meter, RequestFacts
+from gateway.wire.contract import ALL, Meter, RequestFacts
 from gateway.wire.formats import FORMATS
 
 LIMIT_BYTES = 1024 * 1024
@@ -254,7 +254,7 @@ def test_gemini_requests() -> None:
     config = {"maxOutputTokens": 64, "candidateCount": 2}
     path = "/v1beta1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro:streamGenerateContent"
     assert gemini.read_request(body(generationConfig=config), path, "alt=sse") == RequestFacts(
-        model="gemini-2.5-pro", stream=True, max_output_tokens=64, choices=2
+        model="gemini-2.5-pro", stream=True, max_output_tokens=64, choices=2, hidden_tokens_max=ALL
     )
     tuned = FORMATS["gemini_generate"].read_request(b"{}", "/v1beta/tunedModels/my%20model:generateContent", "")
     assert (tuned.model, tuned.stream) == ("my model", False)
@@ -305,7 +305,7 @@ def test_gemini_embeddings_have_input_only() -> None:
 )
 def test_completions_count_their_candidates(members: dict[str, Any], choices: int) -> None:
     facts = FORMATS["openai_completions"].read_request(body(model="m", **members), "/v1/completions", "")
-    assert (facts.choices, facts.max_output_tokens) == (choices, 16)
+    assert (facts.choices, facts.max_output_tokens) == (choices, None)
 
 
 def test_completions_text() -> None:

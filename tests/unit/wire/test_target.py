@@ -242,6 +242,15 @@ REFUSED = [
     ("https://" + "a." * 200 + "dev/", "not a DNS name"),
     ("https://app.localhost/", "special-use"),
     ("https://metadata.google.internal/", "special-use"),
+    ("https://localhost.localdomain/", "special-use"),
+    ("https://nas.lan/", "special-use"),
+    ("https://017700000001/", "IP address"),
+    ("https://0X7F.0.0.1/", "IP address"),
+    ("https://%31%32%37.0.0.1/", "percent-encoded character in its host"),
+    ("https%3A%2F%2F%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1%2F", "outside ASCII"),  # full-width digits
+    ("https%3A%2F%2F127%E3%80%820%E3%80%820%E3%80%821%2F", "outside ASCII"),  # ideographic full stops
+    ("https://[fe80::1%25lo]/", "percent-encoded"),
+    ("https://[::ffff:7f00:1]:443/", "IP address"),
     ("https://1.0.0.127.in-addr.arpa/", "special-use"),
     ("https://evil.dev\\@api.openai.com/", "backslash"),
     ("https%3A%2F%2Fevil.dev%5C%40api.openai.com%2F", "backslash"),

@@ -10,7 +10,7 @@ import pytest
 from gateway.core.usage import Usage
 from gateway.ledger.journal import Entry
 from gateway.ledger.row import RequestRow, encode
-from gateway.worker.charged import HOUR_US, Sums, add_sums, charged, debit_nano, fold, hour_key
+from gateway.worker.charged import HOUR_US, Sums, add_sums, charged, fold, hour_key
 
 BODY = encode(
     RequestRow(
@@ -34,7 +34,7 @@ def entry(**changes: Any) -> Entry:
 
 def test_a_charge_is_what_left_the_pots_and_what_they_could_not_cover() -> None:
     each = charged(ENTRY)
-    assert debit_nano(ENTRY) == each.charge_nano == 100
+    assert ENTRY.debit_nano == each.charge_nano == 100
     assert each.fee_nano == 70
     assert each.sums == (1, 7, 0, 70, 100)
     assert each.hour_key == ("mer_1", 5 * HOUR_US, "", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 
@@ -92,6 +93,50 @@ def test_nothing_breaks_the_formatter() -> None:
     assert line("%d", "x")["event"] == "%d ('x',)"
     assert line("\ud800 \0 \x1b")["event"] == "\ud800 \0 \x1b"
     assert len(line("x" * 100_000)["event"]) == log.TEXT_CHARACTERS_MAX
+
+
+def test_known_secrets_are_masked_whatever_they_look_like() -> None:
+    known = ["swordfish", "pass word/1", 'l\'un "autre"', "short"]
+    formatter = log.JsonFormatter(known)
+
+    def formatted(event: str, **extra: Any) -> str:
+        record = logging.LogRecord("obol.test", logging.ERROR, __file__, 1, event, (), None)
+        vars(record).update(extra)
+        return formatter.format(record)
+
+    text = formatted("a swordfish, pass word/1", at=known[:3], url="redis://x/?a=pass%20word%2F1", word="shortly")
+    assert not [word for word in ("swordfish", "pass word", "pass%20word", "autre") if word in text]
+    assert json.loads(text)["word"] == "shortly"  # too short to be told from ordinary words
+    # A cut comes after the masking: no half of a secret is left at it.
+    for before in range(log.TEXT_CHARACTERS_MAX - 12, log.TEXT_CHARACTERS_MAX):
+        assert "swor" not in formatted("x" * before + " swordfish")
+
+
+def test_uncaught_exceptions_are_lines_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
+    before = root.handlers[:], root.level
+    try:
+        log.configure("debug", ["swordfish"])
+        try:
+            raise ValueError("of the swordfish")
+        except ValueError as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+
+        def fail() -> None:
+            raise ValueError("of the swordfish too")
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    finally:
+        root.handlers, root.level = before
+        sys.excepthook, threading.excepthook = hooks
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["exception"].splitlines()[-1] for line in lines] == [
+        "ValueError: of the [redacted]",
+        "ValueError: of the [redacted] too",
+    ]
+    assert all(line["level"] == "critical" for line in lines)
 
 
 def test_an_unknown_level_is_refused() -> None:

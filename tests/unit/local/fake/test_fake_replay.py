@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.local.fake.encodings import decoded
 from gateway.local.fake.replay import Exchange, Recordings
 from gateway.testing import FakeProvider
 
@@ -94,7 +95,11 @@ async def test_a_body_is_split_and_encoded_on_request(http, tmp_path):
             response, body = await replayed(http, provider, **{"x-fake-encode": encoding, "x-fake-split": "3"})
             assert response.headers["Content-Encoding"] == encoding
             assert zlib.decompress(body, bits) == raw
-        for steer in ({"x-fake-split": "0"}, {"x-fake-encode": "br"}):
+        for encoding in ("br", "zstd"):
+            response, body = await replayed(http, provider, **{"x-fake-encode": encoding})
+            assert response.headers["Content-Encoding"] == encoding
+            assert body != raw and decoded(body, encoding) == raw
+        for steer in ({"x-fake-split": "0"}, {"x-fake-encode": "compress"}):
             response, body = await replayed(http, provider, **steer)
             assert response.status == 400
             assert next(iter(steer)) in json.loads(body)["error"]["message"]
