@@ -41,11 +41,8 @@ e2e: .venv/.installed-dev ## tests with a browser and other languages' SDKs
 	@if [ ! -d tests/e2e ]; then echo "there are no end-to-end tests yet"; exit 0; fi; \
 	$(PYTEST) tests/e2e || { code=$$?; [ $$code -eq 5 ] && echo "there are no end-to-end tests yet" || exit $$code; }
 
-faults: .venv/.installed-dev ## tests that take minutes: chaos, and those marked slow
-	@$(PYTEST) -n $(TEST_WORKERS) -m slow --ignore=tests/e2e --ignore=tests/faults tests \
-	|| { code=$$?; [ $$code -eq 5 ] && echo "no test is marked slow yet" || exit $$code; }
-	@if [ ! -d tests/faults ]; then echo "there are no fault tests yet"; exit 0; fi; \
-	$(PYTEST) tests/faults || { code=$$?; [ $$code -eq 5 ] && echo "there are no fault tests yet" || exit $$code; }
+faults: .venv/.installed-dev ## tests that take minutes: kills, chaos, fuzz (FAULTS_OPTIONS="--seed 7" replays)
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadgroup -m slow --ignore=tests/e2e tests/faults tests $(FAULTS_OPTIONS)
 
 lock: .venv/.python ## write both requirements files (LOCK_OPTIONS=--upgrade takes the newest versions)
 	$(PIP_INSTALL) 'uv>=0.9,<1'
