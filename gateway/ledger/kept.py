@@ -203,9 +203,10 @@ class Kept:
         `send` gives the first word of the answer, and keeps what was acknowledged. What cannot be settled yet, because
         its wallet is being restored, is tried again by `run`.
         """
-        while self._acknowledged:
-            self._unsent.append(self._acknowledged.popleft())
-        self._bound(self._unsent)
+        async with self._sending:  # a batch under way is taken off the front of the queue
+            while self._acknowledged:
+                self._unsent.append(self._acknowledged.popleft())
+            self._bound(self._unsent)
         await self._send_unsent(send)
 
     async def run(self, send: Callable[[Settle], Awaitable[str]]) -> None:

@@ -224,6 +224,29 @@ async def test_a_resend_that_is_cancelled_loses_nothing():
     assert await resent_by(kept) == ["a", "b", "c"]
 
 
+async def test_what_is_dropped_while_others_are_being_sent_is_neither_of_them():
+    told = Told()
+    kept = keeping(told=told, entries_max=3)
+    await acknowledge(kept, *"abc")
+    await resent_by(kept, dict.fromkeys("abc", "unknown"))
+    answers, sent = asyncio.Event(), []
+
+    async def send(again: Settle) -> str:
+        sent.append(again.request_id)
+        await answers.wait()
+        return "settled"
+
+    batch = asyncio.create_task(kept._send_unsent(send))
+    await settle_down()
+    assert sent == ["a", "b", "c"]
+    await acknowledge(kept, "d", "e")
+    resending = asyncio.create_task(kept.resend(send))
+    await settle_down()
+    answers.set()
+    await asyncio.gather(batch, resending)
+    assert (sorted(sent), kept.entries, told.dropped.value) == (["a", "b", "c", "d", "e"], 0, 0)
+
+
 async def test_what_cannot_be_settled_yet_is_tried_again_and_holds_up_nobody(monkeypatch):
     monkeypatch.setattr(kept_module, "ROUND_S", 0.001)
     told = Told()
