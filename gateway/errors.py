@@ -104,6 +104,17 @@ class ObolError(Exception):
     def status(self) -> int:
         return KINDS[self.code].status
 
+    def again(self) -> ObolError:
+        """A new one that says the same. One that is kept is not raised: it would keep the frames that it passed."""
+        return ObolError(
+            self.code,
+            self.message,
+            param=self.param,
+            retry_after_s=self.retry_after_s,
+            details=self.details,
+            limit=self.limit,
+        )
+
 
 def body(error: ObolError, dialect: str = "obol", request_id: str | None = None) -> dict[str, Any]:
     """The JSON object for `error`. `dialect`: "obol", "openai", "anthropic" or "google".

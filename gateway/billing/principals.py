@@ -100,7 +100,7 @@ class Cache:
             return None
         self.hits += 1
         if refusal:
-            raise cast(ObolError, entry[2]).with_traceback(None)
+            raise cast(ObolError, entry[2]).again()
         return entry[2]
 
     async def load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
@@ -146,7 +146,7 @@ class Cache:
             merchant_id, value = await loader()
         except ObolError as refusal:
             if refusal.status in (401, 403, 404) and changes == self._changes:
-                self._keep(key, began, "", refusal)
+                self._keep(key, began, "", refusal.again())
             raise
         if changes == self._changes:
             self._keep(key, began, merchant_id, value)

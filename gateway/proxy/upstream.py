@@ -175,14 +175,17 @@ class Upstream:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TIME_CHECK_INTERVAL_S)
-            now_s = loop.time()
-            for connection in list(self._open):
-                connection.check_time(now_s)
-            for origin, idle in list(self._idle.items()):
-                while idle and idle[0].idle_since < now_s - self._idle_s:
-                    idle.popleft().abort()
-                if not idle:  # merchants choose hosts of their own: none is remembered for ever
-                    del self._idle[origin]
+            self._check(loop.time())
+
+    def _check(self, now_s: float) -> None:
+        # Not in `run`: its variables would keep the last connection, with all of its call, until the next round.
+        for connection in list(self._open):
+            connection.check_time(now_s)
+        for origin, idle in list(self._idle.items()):
+            while idle and idle[0].idle_since < now_s - self._idle_s:
+                idle.popleft().abort()
+            if not idle:  # merchants choose hosts of their own: none is remembered for ever
+                del self._idle[origin]
 
     async def close(self) -> None:
         for connection in list(self._open):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,21 @@ def chat_stream(size_bytes: int, event_bytes: int = 48 * 1024) -> Iterator[bytes
         yield event
     yield chunk(None, USAGE)
     yield b"data: [DONE]\n\n"
+
+
+def digest(pieces: Iterable[bytes]) -> str:
+    hashed = hashlib.sha256()
+    for piece in pieces:
+        hashed.update(piece)
+    return hashed.hexdigest()
+
+
+async def received(answer: aiohttp.ClientResponse) -> str:
+    """The digest of an answer, read to its end."""
+    hashed = hashlib.sha256()
+    async for piece in answer.content.iter_any():
+        hashed.update(piece)
+    return hashed.hexdigest()
 
 
 class StreamingProvider:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ import pytest_asyncio
 from process_figures import forget_peak, peak_bytes, settled_bytes
 from processes import gateway_process
 from running import RunningGateway, running_gateway
-from streaming_provider import USAGE, StreamingProvider, chat_stream, chunk, slow_session
+from streaming_provider import USAGE, StreamingProvider, chat_stream, chunk, digest, received, slow_session
 from tests_support import CHAT, chat
 from yarl import URL
 
 from gateway.billing.accounts import NewConnection
-from gateway.counting import Counter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,21 +81,6 @@ async def measured(engines: tuple[str, str], tmp_path_factory: pytest.TempPathFa
         gateway_process(*engines, provider, directory, program=program, client_gone_drain_bytes=MEGABYTE) as gateway,
     ):
         yield Measured(own, provider, gateway.url, gateway.process.pid, pauses)
-
-
-def digest(pieces: Iterable[bytes]) -> str:
-    hashed = hashlib.sha256()
-    for piece in pieces:
-        hashed.update(piece)
-    return hashed.hexdigest()
-
-
-async def received(answer: aiohttp.ClientResponse) -> str:
-    """The digest of an answer, read to its end."""
-    hashed = hashlib.sha256()
-    async for piece in answer.content.iter_any():
-        hashed.update(piece)
-    return hashed.hexdigest()
 
 
 async def warmed_up(
@@ -186,52 +169,3 @@ async def test_one_line_of_twenty_megabytes_passes_and_is_metered(measured: Meas
     }
     assert grown_bytes < LONG_LINE_BYTES_MAX
     assert pauses_ms[-1] <= PAUSE_MS_MAX
-
-
-class SlowCounter:
-    """In the place of the token counter: counts nothing until it is let go."""
-
-    def __init__(self, counter: Counter) -> None:
-        self._count = counter.count
-        self.go = asyncio.Event()
-        self.waiting = 0
-
-    async def __call__(self, text: str, model: str | None) -> int:
-        self.waiting += 1
-        await self.go.wait()
-        self.waiting -= 1
-        return await self._count(text, model)
-
-
-async def test_a_slow_token_counter_makes_streams_wait_and_nothing_pile_up(
-    engines: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What waits to be counted is bounded, whether more is asked for than is held or not, and so are the counts."""
-    pieces = list(chat_stream(24 * MEGABYTE))
-    async with (
-        StreamingProvider(lambda: pieces) as provider,
-        running_gateway(*engines, provider, progress_interval_ms=100) as own,
-        slow_session() as session,
-    ):
-        counter = SlowCounter(own.parts.counter)
-        monkeypatch.setattr(own.parts.counter, "count", counter)
-        customer = await own.customer(CREDIT_NANO)
-        target = URL(f"{own.url}/v1/forward?u={CHAT}", encoded=True)
-        headers = {"Authorization": f"Bearer {own.token_for(customer)}"}
-
-        async def call(**more: Any) -> str:
-            asked = chat(stream=True, stream_options={"include_usage": True}, **more)
-            async with session.post(target, json=asked, headers=headers) as answer:
-                return await received(answer)
-
-        async with asyncio.TaskGroup() as group:
-            calls = [group.create_task(call()), group.create_task(call(max_tokens=2_100))]
-            sent_bytes = await provider.paused(quiet_s=0.5)
-            kept_bytes = [sum(map(len, one.rolling.text.pieces)) for one in own.parts.live if one.rolling]
-            print(f"{sent_bytes:,} bytes sent, {kept_bytes} kept, {counter.waiting} counts waiting")
-            assert sent_bytes < 2 * BETWEEN_BYTES_MAX
-            assert len(kept_bytes) == len(calls)
-            assert max(kept_bytes) < MEGABYTE
-            assert counter.waiting <= 2 * len(calls)  # of each its text and its progress
-            counter.go.set()
-        assert {one.result() for one in calls} == {digest(pieces)}

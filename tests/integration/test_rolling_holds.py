@@ -422,6 +422,14 @@ async def redis_loses(
     return hold
 
 
+async def other_ends(gateway: RunningGateway, customer: NewConnection) -> None:
+    """After the stream was settled: with its hold lost, nothing is held before that."""
+    async with asyncio.timeout(10):
+        while gateway.parts.live:
+            await asyncio.sleep(0.01)
+    await gateway.parts.wallets.release(customer.wallet, "other")
+
+
 async def held_ahead(gateway: RunningGateway) -> Call:
     """The call, once its hold is so large that it asks for no more soon."""
     async with asyncio.timeout(5):
@@ -441,7 +449,7 @@ async def test_a_stream_whose_hold_came_back_smaller_ends_where_the_money_is_gon
         await redis_loses(gateway, customer, call, left_tokens, taken=True)
         error = events_of(await answer.read())[-2]["error"]
     assert error["code"] == "balance_reserved"
-    await gateway.parts.wallets.release(customer.wallet, "other")
+    await other_ends(gateway, customer)
     balance, row = await ended(gateway, customer)
     assert row["ending"] == "balance_exhausted"
     assert 0 < row["charge_nano"] < tokens(2_000)  # of 6,005
@@ -459,7 +467,7 @@ async def test_a_stream_of_which_no_text_is_kept_is_cut(gateway):
         await redis_loses(gateway, customer, call, 100, taken=True)
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
-    await gateway.parts.wallets.release(customer.wallet, "other")
+    await other_ends(gateway, customer)
     _, row = await ended(gateway, customer)
     assert row["ending"] == "balance_exhausted"
 
@@ -500,6 +508,6 @@ async def test_a_new_connection_notices_that_a_hold_cannot_grow_again(gateway, m
         await asyncio.sleep(0)
         assert call.rolling.held_tokens <= left_tokens
         assert b"balance_reserved" in await answer.read()
-    await gateway.parts.wallets.release(customer.wallet, "other")
+    await other_ends(gateway, customer)
     _, row = await ended(gateway, customer)
     assert row["ending"] == "balance_exhausted"
