@@ -25,7 +25,7 @@ from gateway.billing.accounts import NewConnection
 from gateway.proxy.call import Call
 from gateway.testing import FakeProvider, steering_header
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 CALLS = 16
 TRIES = 3

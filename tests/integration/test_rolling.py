@@ -21,7 +21,7 @@ from supervised import Supervised, Traffic, obol_up, obol_up_alone
 from gateway import share
 from gateway.testing import FakeProvider
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
 
 async def settled(local: RunningGateway, up: Supervised, traffic: Traffic, customer) -> None:
@@ -108,7 +108,6 @@ async def test_a_roll_and_a_stop_under_load_fail_no_call(valkey, redis_client, p
             assert await db.fetchval("SELECT count(*) FROM requests") == traffic.calls
 
 
-@pytest.mark.slow
 async def test_a_successor_that_does_not_start_leaves_the_old_one_in_place(valkey, redis_client, postgres, tmp_path):
     config = tmp_path / "obol.toml"
     shutil.copy(share.directory("config") / "obol.toml", config)
@@ -129,7 +128,6 @@ async def test_a_successor_that_does_not_start_leaves_the_old_one_in_place(valke
         assert await up.stop() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_two_rolls_under_500_long_streams_fail_no_call(valkey, redis_client, postgres, tmp_path):
     async with (
@@ -165,7 +163,6 @@ def passable() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.mark.slow
 async def test_killing_obol_up_under_load_leaves_the_data_whole(passable):
     settings = {"hold_ttl_s": 5, "shutdown_drain_s": 20}
     async with obol_up_alone(passable, **settings) as up:

@@ -40,6 +40,3 @@ CREATE TABLE ledger_servers (
     lost_entries   bigint NOT NULL,      -- journal entries that are recorded here and were not in it
     marked_wallets bigint NOT NULL       -- wallets that were in it in an older state, and were taken out of use
 );
-
--- obol audit prices the latest charges again: without this it sorts every request there is.
-CREATE INDEX requests_created ON requests (created_at);
