@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 import redis.asyncio
+from scratch import scratch_directory
 
 from gateway.local.engines import running
 from gateway.local.postgres import Postgres
@@ -29,8 +29,7 @@ _TEMPLATE = "migrated"
 @pytest.fixture(scope="session")
 def engines_dir() -> Iterator[Path]:
     """A directory that the user `nobody` may pass through, which pytest's own temporary directories forbid."""
-    directory = Path(tempfile.mkdtemp(prefix="obol-test-", dir="/var/tmp"))
-    directory.chmod(0o711)
+    directory = scratch_directory("obol-test-")
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from running import RunningGateway
+from scratch import scratch_directory
 from worker_support import SHARDS, Installation
 
 from gateway.billing.continuity import Continuity
@@ -70,8 +70,7 @@ class SettableValkey:
 
 @contextlib.contextmanager
 def settable_valkey(appendfsync: str = "always") -> Iterator[SettableValkey]:
-    directory = Path(tempfile.mkdtemp(prefix="obol-setback-", dir="/var/tmp"))
-    directory.chmod(0o711)
+    directory = scratch_directory("obol-setback-")
     server = SettableValkey(directory, appendfsync=appendfsync)
     server.start()
     try:

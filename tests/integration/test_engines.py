@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import asyncpg
 import pytest
 import redis
 import redis.asyncio
+from scratch import scratch_directory
 
 from gateway.errors import ConfigurationError
 from gateway.local import postgres as postgres_module
@@ -36,8 +36,7 @@ needs_root = pytest.mark.skipif(not ROOT, reason="only root has to switch to ano
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A data directory that `nobody` may enter."""
-    directory = Path(tempfile.mkdtemp(prefix="obol-test-", dir="/var/tmp"))
-    directory.chmod(0o711)
+    directory = scratch_directory("obol-test-")
     yield directory
     shutil.rmtree(directory)
 

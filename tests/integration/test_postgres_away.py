@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import pytest_asyncio
 import redis.asyncio
 from running import MASTER_KEY, RunningGateway, running_gateway
+from scratch import scratch_directory
 from setbacks import background_worker, flushed
 from tests_support import CHAT, chat
 
@@ -47,8 +47,7 @@ class StoppablePostgres:
 
 @pytest.fixture(scope="module")
 def stoppable() -> Iterator[StoppablePostgres]:
-    directory = Path(tempfile.mkdtemp(prefix="obol-away-", dir="/var/tmp"))
-    directory.chmod(0o711)
+    directory = scratch_directory("obol-away-")
     server = StoppablePostgres(directory)
     server.start()
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:

@@ -15,7 +15,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ import redis.asyncio
 from aiohttp import web
 from certificates import serving
 from running import RunningGateway
+from scratch import scratch_directory
 from tests_support import CHAT, chat
 from yarl import URL
 
@@ -149,8 +149,7 @@ class Installation:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="obol-test-", dir="/var/tmp"))
-    parent.chmod(0o711)
+    parent = scratch_directory("obol-test-")
     yield parent / "data"
     shutil.rmtree(parent)
 

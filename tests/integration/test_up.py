@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import asyncpg
 import pytest
 import redis
+from scratch import scratch_directory
 
 from gateway.local.data_dir import DataDir
 from gateway.local.parts import environment
@@ -106,8 +106,7 @@ def rows(url: str, table: str) -> int:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="obol-test-", dir="/var/tmp"))
-    parent.chmod(0o711)
+    parent = scratch_directory("obol-test-")
     yield parent / "data"
     shutil.rmtree(parent)
 
