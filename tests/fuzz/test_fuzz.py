@@ -1,7 +1,8 @@
-"""The parsers of untrusted input under fuzz: a few thousand inputs in `make test`, millions in `make faults`.
+"""The parsers of untrusted input under fuzz: a few thousand inputs in `make test`, 1.4 million in `make faults`.
 
     OBOL_FUZZ_SEED=7 OBOL_FUZZ_BLOCK=12 pytest tests/fuzz -k 'quick and target'   runs one block again
     OBOL_FUZZ_SEED=7 pytest tests/fuzz -m slow                                  runs all of it with that seed
+    OBOL_FUZZ_TIMES=3 pytest tests/fuzz -m slow                                 runs three times as many
 
 The quick run has the same inputs each time; the long one takes a new seed, which a finding tells.
 """
@@ -32,17 +33,20 @@ class Fuzzed(NamedTuple):
 
 
 FUZZED = {
-    "credential": Fuzzed(fuzz_credential.make, fuzz_credential.check, 4, 1_000),
-    "target": Fuzzed(fuzz_target.make, fuzz_target.check, 4, 1_000),
-    "events": Fuzzed(fuzz_sse.make_stream, fuzz_sse.check_events, 4, 1_000),
-    "elements": Fuzzed(fuzz_sse.make_elements, fuzz_sse.check_elements, 2, 100),
+    "credential": Fuzzed(fuzz_credential.make, fuzz_credential.check, 4, 350),
+    "target": Fuzzed(fuzz_target.make, fuzz_target.check, 4, 350),
+    "events": Fuzzed(fuzz_sse.make_stream, fuzz_sse.check_events, 4, 350),
+    "elements": Fuzzed(fuzz_sse.make_elements, fuzz_sse.check_elements, 2, 50),
     "hiding": Fuzzed(fuzz_sse.make_stream, fuzz_sse.check_hiding, 1, 50),
-    "requests": Fuzzed(fuzz_formats.make_request, fuzz_formats.check_request, 2, 200),
-    "answers": Fuzzed(fuzz_formats.make_answer, fuzz_formats.check_answer, 2, 100),
-    "metadata": Fuzzed(fuzz_formats.make_metadata, fuzz_formats.check_metadata, 2, 200),
+    "requests": Fuzzed(fuzz_formats.make_request, fuzz_formats.check_request, 2, 100),
+    "answers": Fuzzed(fuzz_formats.make_answer, fuzz_formats.check_answer, 2, 50),
+    "metadata": Fuzzed(fuzz_formats.make_metadata, fuzz_formats.check_metadata, 2, 100),
     "decoding": Fuzzed(fuzz_decoding.make, fuzz_decoding.check, 1, 50),
 }
-SHARDS = [(name, shard) for name, one in FUZZED.items() for shard in range(-(-one.long_blocks // SHARD_BLOCKS))]
+TIMES = int(os.environ.get("OBOL_FUZZ_TIMES", "1"))
+SHARDS = [
+    (name, shard) for name, one in FUZZED.items() for shard in range(-(-one.long_blocks * TIMES // SHARD_BLOCKS))
+]
 
 
 def _seed(default: int) -> int:
@@ -70,7 +74,7 @@ def test_a_quick_run(name: str) -> None:
 @pytest.mark.parametrize(("name", "shard"), SHARDS)
 def test_a_long_run(name: str, shard: int) -> None:
     one = FUZZED[name]
-    blocks = range(shard * SHARD_BLOCKS, min((shard + 1) * SHARD_BLOCKS, one.long_blocks))
+    blocks = range(shard * SHARD_BLOCKS, min((shard + 1) * SHARD_BLOCKS, one.long_blocks * TIMES))
     report = run(one.make, one.check, seed=_seed(secrets.randbits(31)), blocks=blocks)
     print(name, report)
     assert report.inputs == len(blocks) * BLOCK_INPUTS
