@@ -18,6 +18,7 @@ import fuzz_decoding
 import fuzz_formats
 import fuzz_sse
 import fuzz_target
+import fuzz_translate
 import pytest
 from fuzzing import BLOCK_INPUTS, Check, Make, Report, run
 
@@ -41,12 +42,12 @@ FUZZED = {
     "requests": Fuzzed(fuzz_formats.make_request, fuzz_formats.check_request, 2, 100),
     "answers": Fuzzed(fuzz_formats.make_answer, fuzz_formats.check_answer, 2, 50),
     "metadata": Fuzzed(fuzz_formats.make_metadata, fuzz_formats.check_metadata, 2, 100),
+    "translated requests": Fuzzed(fuzz_translate.make_request, fuzz_translate.check_request, 1, 50),
+    "translated answers": Fuzzed(fuzz_translate.make_answer, fuzz_translate.check_answer, 1, 50),
     "decoding": Fuzzed(fuzz_decoding.make, fuzz_decoding.check, 1, 50),
 }
 TIMES = int(os.environ.get("OBOL_FUZZ_TIMES", "1"))
-SHARDS = [
-    (name, shard) for name, one in FUZZED.items() for shard in range(-(-one.long_blocks * TIMES // SHARD_BLOCKS))
-]
+SHARDS = [(name, shard) for name, one in FUZZED.items() for shard in range(-(-one.long_blocks * TIMES // SHARD_BLOCKS))]
 
 
 def _seed(default: int) -> int:
