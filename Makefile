@@ -8,6 +8,10 @@ PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-che
 PYTEST := .venv/bin/python -m pytest
 COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
+E2E := .venv/e2e
+UV_INSTALL := .venv/bin/uv pip install --quiet --python $(E2E)/bin/python
+JAVASCRIPT := tests/e2e/javascript
+
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint format bench e2e faults lock clean
@@ -36,21 +40,20 @@ format: .venv/.installed-dev ## format the code and fix what can be fixed
 bench: .venv/.installed-dev ## the cost of the gateway beside nginx and a bare proxy (90 s)
 	.venv/bin/python -m loadtests.bench
 
-# pytest ends with 5 where nothing was selected.
-e2e: .venv/.installed-dev ## tests with a browser and other languages' SDKs
-	@if [ ! -d tests/e2e ]; then echo "there are no end-to-end tests yet"; exit 0; fi; \
-	$(PYTEST) tests/e2e || { code=$$?; [ $$code -eq 5 ] && echo "there are no end-to-end tests yet" || exit $$code; }
+e2e: .venv/.installed-e2e .venv/.installed-node ## vendors' clients in Python and JavaScript, and a browser (E2E_OPTIONS="-k anthropic" picks)
+	$(E2E)/bin/python -m pytest tests/e2e $(E2E_OPTIONS)
 
 faults: .venv/.installed-dev ## tests that take minutes: kills, chaos, fuzz (FAULTS_OPTIONS="--seed 7" replays)
 	$(PYTEST) -n $(TEST_WORKERS) --dist loadgroup -m slow --ignore=tests/e2e tests/faults tests $(FAULTS_OPTIONS)
 
-lock: .venv/.python ## write both requirements files (LOCK_OPTIONS=--upgrade takes the newest versions)
-	$(PIP_INSTALL) 'uv>=0.9,<1'
+lock: .venv/.installed-dev ## write all lock files (LOCK_OPTIONS=--upgrade takes the newest versions of the Python ones)
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt $(LOCK_OPTIONS)
 	$(COMPILE) pyproject.toml --output-file requirements.txt $(LOCK_OPTIONS)
+	$(COMPILE) pyproject.toml --group e2e --constraints requirements-dev.txt --output-file requirements-e2e.txt $(LOCK_OPTIONS)
+	cd $(JAVASCRIPT) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean: ## remove what the commands made, but not .obol (the data of `make run`)
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv $(JAVASCRIPT)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 
 # The package is not built: a .pth file puts the checkout on the path, and `obol` is two lines.
 .venv/.python:
@@ -69,3 +72,19 @@ clean: ## remove what the commands made, but not .obol (the data of `make run`)
 .venv/.installed-dev: requirements-dev.txt .venv/.python
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
+
+# An environment of its own, because these clients bring as many packages as the rest together; the package itself is found as in .venv.
+.venv/.installed-e2e: requirements-e2e.txt .venv/.installed-dev
+	@.venv/bin/python -m venv --without-pip --clear $(E2E)
+	@cp $$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/obol_checkout.pth \
+	  $$($(E2E)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@$(UV_INSTALL) --require-hashes -r requirements-e2e.txt || \
+	{ echo "make e2e: the clients of requirements-e2e.txt could not be installed; the first time needs the package index" >&2; exit 1; }
+	@touch $@
+
+# Without Node.js the tests of JavaScript clients are skipped, and say so.
+.venv/.installed-node: $(JAVASCRIPT)/package-lock.json .venv/.python
+	@if ! command -v npm >/dev/null; then echo "make e2e: there is no npm here, JavaScript clients are left out" >&2; exit 0; fi; \
+	(cd $(JAVASCRIPT) && npm ci --no-audit --no-fund --loglevel=error --prefer-offline) || \
+	{ echo "make e2e: the clients of $(JAVASCRIPT)/package-lock.json could not be installed; the first time needs the npm registry" >&2; exit 1; }; \
+	touch $@

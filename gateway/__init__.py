@@ -3,6 +3,7 @@
 A call's journey (`proxy/forward.py` tells it on one screen):
 
     client -> wire.credential -> billing.principals (cached) -> wire.target -> billing.pricing.ceiling
+           (a path without a target: wire.dropin -> billing.catalogue, which provider has the model)
            -> ledger.wallets.hold        Redis trip 1
            -> proxy.upstream             bytes through; proxy.metering watches, proxy.rolling keeps the hold ahead
            -> ledger.wallets.settle      Redis trip 2, appends to the journal
@@ -12,7 +13,7 @@ Packages, top to bottom; each imports only from those below it (a test holds thi
 
     app            composition root: routes, start-up
     drain          the end of a gateway process
-    proxy          the gateway path
+    proxy          the gateway path; proxy.realtime its WebSockets
     api            the REST resources
     worker         the loops: flush, reap, grant, partition
     pages          the read-only dashboard; checkout is to come
@@ -21,7 +22,7 @@ Packages, top to bottom; each imports only from those below it (a test holds thi
     ledger         live wallets in Redis: scripts, connection, journal
     store          PostgreSQL: migrations, named queries, secrets
     prices, counting, providers   the price book, token counts, the provider table
-    wire           PURE: formats, targets, credentials, metadata
+    wire           PURE: formats, targets, credentials, metadata; translate: one dialect in another
     core           PURE: money, usage, meters, prices, SSE
     settings, errors, metrics, multiprocess, background, log, share, sockets      leaves
 """

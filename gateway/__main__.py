@@ -1,4 +1,4 @@
-"""The command line: `obol {up,serve,worker,migrate,check,audit,rebuild,fake-provider}`.
+"""The command line: `obol {up,serve,worker,migrate,check,prices,audit,rebuild,fake-provider}`.
 
 Exit codes: 0 done, 1 the installation is at fault (one line on stderr says how), 2 wrong usage.
 """
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _ready_file(_command(commands, "worker", _worker, "run the background worker"))
     _command(commands, "migrate", _migrate, "bring the database to this version's schema")
     _command(commands, "check", _check, "check the installation and print the bounds that follow from it")
+    _prices_command(commands)
     audit = _command(commands, "audit", _audit, "compare the live ledger with the durable record")
     audit.add_argument("--recompute", action="store_true", help="also price every stored charge again and compare")
     rebuild = _command(commands, "rebuild", _rebuild, "restore wallets that Redis lost from what PostgreSQL recorded")
@@ -87,6 +88,28 @@ def _command(
     where = "where the data lies" if name == "up" else "of a running obol up, to use its engines and keys"
     command.add_argument("--data-dir", type=Path, metavar="DIR", help=f"data directory {where} (default: .obol)")
     return command
+
+
+def _prices_command(commands: _Commands[argparse.ArgumentParser]) -> None:
+    prices = _command(commands, "prices", _prices, "list and explain what providers' models cost")
+    prices.add_argument("provider", nargs="?", help="its models; without it, all providers")
+    prices.add_argument("model", nargs="?", help="its price in full, under any name that the provider takes")
+    prices.add_argument("--usage", metavar="COUNTS", help="an example: input=1000,cached=500,output=200")
+    prices.add_argument("--tier", metavar="NAME", help="the service tier of the example")
+    prices.add_argument(
+        "--merchant",
+        metavar="ID",
+        help="with the prices of this merchant first: its id, or a connection's or meter's of it",
+    )
+    prices.add_argument(
+        "--book", metavar="VERSION", help="by a stored price book, as a request's price_version names it"
+    )
+    prices.add_argument("--json", action="store_true", help="as JSON")
+    change = prices.add_mutually_exclusive_group()
+    change.add_argument(
+        "--replace", type=Path, metavar="FILE", help="set the merchant's own prices to those of this file"
+    )
+    change.add_argument("--clear", action="store_true", help="forget the merchant's own prices")
 
 
 def _listening(command: argparse.ArgumentParser) -> None:
@@ -160,6 +183,38 @@ def _check(options: argparse.Namespace) -> int:
     from gateway import checks
 
     return checks.main(_settings(options))
+
+
+def _prices(options: argparse.Namespace) -> int:
+    from gateway import price_list
+    from gateway.prices.usage_text import read_usage
+
+    changes = options.replace is not None or options.clear
+    if changes and (not options.merchant or options.provider or options.usage or options.book or options.json):
+        return _misused("--replace and --clear go with --merchant and nothing else")
+    if (options.usage or options.tier) and not (options.model and options.usage):
+        return _misused("--usage goes with a provider and a model, --tier with --usage")
+    try:
+        usage = read_usage(options.usage) if options.usage else None
+    except ValueError as error:
+        return _misused(f"--usage: {error}")
+    wanted = price_list.Wanted(
+        options.provider,
+        options.model,
+        usage,
+        options.tier,
+        options.merchant,
+        options.book,
+        options.replace,
+        options.clear,
+        options.json,
+    )
+    return price_list.main(_settings(options), wanted)
+
+
+def _misused(why: str) -> int:
+    sys.stderr.write(f"obol: {why}\n")
+    return 2
 
 
 def _audit(options: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import gzip
 import logging
 import os
 import socket
@@ -24,6 +23,7 @@ from gateway import failpoints, log, providers, sockets
 from gateway.api import routes as api_routes
 from gateway.api.context import ApiContext
 from gateway.background import Background
+from gateway.billing.catalogue import Catalogue
 from gateway.billing.continuity import Continuity
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
@@ -44,12 +44,13 @@ from gateway.metrics import Metrics
 from gateway.multiprocess import fold_dead
 from gateway.observe import Probes
 from gateway.pages import dashboard
-from gateway.prices import PriceBook, compile_book
+from gateway.prices import compile_book
 from gateway.proxy.forward import forward
 from gateway.proxy.http_client import Timeouts
 from gateway.proxy.limits import CallLimits
 from gateway.proxy.listener import Listener, Server
 from gateway.proxy.parts import Parts
+from gateway.proxy.realtime.serve import Realtime, wants_websocket
 from gateway.proxy.reconnection import hold_again, kept_settles
 from gateway.proxy.renewal import keep_holds
 from gateway.proxy.resolver import Resolver
@@ -57,6 +58,8 @@ from gateway.proxy.upstream import Origin, Upstream, tls_context
 from gateway.settings import Settings
 from gateway.store.postgres import Store
 from gateway.store.secrets import Derived
+from gateway.wire.dropin import route_of
+from gateway.wire.rewrite import PREFIX as REWRITE_PREFIX
 
 LOG = logging.getLogger("obol.app")
 START_TIMEOUT_S = 30
@@ -124,15 +127,21 @@ def _settle_memory() -> None:
 
 
 def route_calls(runner: web.AppRunner, parts: Parts) -> None:
-    """Calls of the gateway path go straight to `forward`; only the rest passes aiohttp's router and middlewares."""
+    """Calls of the gateway paths go straight to `forward`; only the rest passes aiohttp's router and middlewares."""
     server = runner.server
     assert server is not None
-    routed = server.request_handler
+    routed, realtime = server.request_handler, Realtime(parts)
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        if wants_websocket(request):
+            return await realtime.serve(request)
         path = request.raw_path
         if path.startswith(FORWARD_PREFIXES) and path.partition("forward")[2][:1] in ("", "/", "?"):
             return await forward(parts, request)
+        if path.startswith(REWRITE_PREFIX):
+            return await forward(parts, request)
+        if (route := route_of(path)) is not None:
+            return await forward(parts, request, route)
         response = await routed(request)
         if parts.draining or request.content.exception() is not None:
             response.force_close()
@@ -193,6 +202,8 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         await counter.load("o200k_base")
         table = providers.load()
         fail = failpoints.of_settings(settings.fail_point_file, settings.data_dir)
+        keys_here = providers.managed_keys(table, settings.provider_keys)
+        catalogue = Catalogue(table, providers.callable_names(table, keys_here, settings.upstream_map))
         upstream = _upstream(settings, fail)
         stack.push_async_callback(upstream.close)
         parts = Parts(
@@ -200,6 +211,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             providers=table,
             principals=principals,
             pricing=await _pricing(settings, store),
+            catalogue=catalogue,
             ledger=ledger,
             wallets=wallets,
             kept=kept,
@@ -210,7 +222,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             routes={},
             request_ids=RequestIds(),
             timeouts=Timeouts(settings.first_byte_timeout_s, settings.chunk_idle_timeout_s, settings.request_timeout_s),
-            managed_keys=providers.managed_keys(table, settings.provider_keys),
+            managed_keys=keys_here,
             live=set(),
             limits=CallLimits(settings),
             fail=fail,
@@ -226,7 +238,16 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         ]
         ledger.before_ready(partial(kept.resend, wallets.resend))
         ledger.before_ready(partial(hold_again, parts))
-        context = ApiContext(store, wallets, journal, principals, settings, Derived(settings.master_key), bound)
+        context = ApiContext(
+            store,
+            wallets,
+            journal,
+            principals,
+            settings,
+            Derived(settings.master_key),
+            bound,
+            offers=lambda: catalogue.offers(parts.pricing.book),
+        )
         probes = Probes(parts, ledger, journal, keys, store)
         running.append(loops.create_task(probes.run()))
         stack.push_async_callback(ledger.close)
@@ -273,17 +294,12 @@ def _timeouts(settings: Settings) -> Timeouts:
 async def _pricing(settings: Settings, store: Store) -> Pricing:
     """Prices of now. The book is stored before any charge names it, so that every charge can be recomputed."""
     book = await asyncio.to_thread(compile_book, datetime.now(UTC))
-    await _store_book(store, book)
+    await store.execute("prices.insert_book", book.version, await asyncio.to_thread(book.stored))
     return Pricing(
         book,
         refuse_unknown=settings.unpriced_models == "refuse",
         default_max_output_tokens=settings.default_max_output_tokens,
     )
-
-
-async def _store_book(store: Store, book: PriceBook) -> None:
-    content = await asyncio.to_thread(gzip.compress, book.to_json(), mtime=0)
-    await store.execute("prices.insert_book", book.version, content)
 
 
 async def _keep_prices(parts: Parts, store: Store) -> None:

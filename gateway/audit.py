@@ -28,7 +28,7 @@ from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.keys import Keys
 from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import Balance, WalletRef, Wallets
-from gateway.prices import PriceBook
+from gateway.prices import JOINT, Book, MerchantBook, PriceBook
 from gateway.proxy.call import BILLED
 from gateway.settings import Settings
 from gateway.store.postgres import Store
@@ -39,7 +39,7 @@ CHARGES_A_BATCH = 1_000
 HOLDS_A_PAGE = 1_000
 FLUSH_WAIT_S = 10.0
 HELD_ATTEMPTS = 5
-PRICE_BOOKS_KEPT_MAX = 8
+PRICE_BOOKS_KEPT_MAX = 32
 _ENGINE_WAIT_S = 5.0
 _PAUSE_S = 0.1
 _STATEMENT_TIMEOUT_S = 3_600.0
@@ -363,7 +363,15 @@ class ChargeAudit:
             return bool(row["charge_nano"] == max(expiry["debit"], charge_nano))
         return after_expiry(expiry, meter, meter.units(usage), cost_nano, row["charge_nano"])
 
-    async def _book(self, version: str) -> PriceBook | None:
+    async def _book(self, version: str) -> Book | None:
+        """The book of a charge: of the installation, or with the prices of its merchant before them."""
+        base, joint, own = version.partition(JOINT)
+        installation, merchant = await self._stored_book(base), await self._stored_book(own) if joint else None
+        if not joint or installation is None:
+            return installation
+        return None if merchant is None else MerchantBook(installation, merchant)
+
+    async def _stored_book(self, version: str) -> PriceBook | None:
         if version not in self._books:
             row = await self._store.row("audit.price_book", version)
             if len(self._books) >= PRICE_BOOKS_KEPT_MAX:

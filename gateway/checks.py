@@ -19,6 +19,7 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from gateway import prices, providers
+from gateway.billing.merchant_prices import unknown_names
 from gateway.errors import ConfigurationError
 from gateway.ledger.connection import Address
 from gateway.ledger.server import Server
@@ -288,6 +289,10 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
         yield from _provider_keys(settings, {provider.name.lower(): provider.name for provider in table})
         book = prices.compile_book(datetime.now(UTC))
         yield Finding("ok", "configuration", f"price book {book.version}")
+        for name in unknown_names(book, table):
+            yield Finding(
+                "note", "configuration", f"prices.toml has prices of {name!r}, which is no provider and no host"
+            )
     except ConfigurationError as error:
         yield Finding("FAIL", "configuration", str(error))
     if settings.test_mode:

@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "forward_endpoint_not_supported": _BAD,
     "forward_model_not_supported": _BAD,
     "forward_model_invalid": _BAD,
+    "forward_translation_not_supported": _BAD,
     "metadata_invalid": _BAD,
     "unauthorized": _AUTH,
     "insufficient_balance": _PAY,

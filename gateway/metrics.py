@@ -111,6 +111,9 @@ class Metrics:
         self.connections = Gauge(
             "obol_upstream_connections", "Connections to providers.", multiprocess_mode="livesum", registry=r
         )
+        self.realtime_sessions = Gauge(
+            "obol_realtime_sessions", "Realtime sessions under way.", multiprocess_mode="livesum", registry=r
+        )
         self.settles_waiting = Gauge(
             "obol_settles_waiting", "Settles not yet acknowledged by Redis.", multiprocess_mode="livesum", registry=r
         )
@@ -122,6 +125,15 @@ class Metrics:
         )
         self.drain_requests = Counter(
             "obol_drain_requests", "Requests of gateways told to stop, by how they ended.", ("outcome",), registry=r
+        )
+        self.hops = Counter(
+            "obol_fallback_hops", "Providers that calls with fallbacks were sent to.", ("hop", "outcome"), registry=r
+        )
+        self.translations = Counter(
+            "obol_translations",
+            "Answers in another dialect than the client's.",
+            ("client", "provider", "outcome"),
+            registry=r,
         )
         self.cache = Counter("obol_principal_cache", "Look-ups of credentials.", ("result",), registry=r)
         self.duplicate_settles = Counter("obol_settles_duplicate", "Settles that Redis had already.", registry=r)

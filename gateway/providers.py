@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -56,6 +56,9 @@ FORMAT_NAMES = frozenset(
     }
 )
 
+APIS = frozenset({"openai", "anthropic", "google", "cohere", "rerank", "elevenlabs"})
+"""The vendors' APIs that the gateway's own routes speak (`wire/dropin.py`)."""
+
 _PLAIN_PATH = re.compile(r"[a-z0-9/._~:@!$&'()*+,=-]*")
 _ORIGIN = re.compile(r"https://(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,63}")
 _PATTERN = re.compile(r"(?:/[A-Za-z0-9_.-]+)+(?:/\*)?|:[A-Za-z]+")
@@ -75,6 +78,9 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path_prefixes: tuple[str, ...] = ()
     credential_query: str | None = None
     default_headers: dict[str, str] = {}
+    bases: dict[str, str] = {}
+    realtime_paths: tuple[str, ...] = ()
+    drop_in: tuple[str, ...] | None = None
 
 
 class PathFormats:
@@ -123,6 +129,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     path_prefixes: tuple[str, ...]
     credential_query: str | None
     path_formats: PathFormats
+    realtime_paths: tuple[str, ...] = ()
+    """Exact paths at which a WebSocket speaks OpenAI's realtime protocol."""
+    bases: Mapping[str, str]
+    drop_in: frozenset[str]
+    """The APIs that are asked of it on the gateway's own routes."""
 
     @property
     def origin(self) -> str:
@@ -142,6 +153,13 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             return UNKNOWN
         return self.path_formats.find(canonical) or UNKNOWN
 
+    def url_of(self, api: str, suffix: str, format_name: str) -> str | None:
+        """The URL at which it speaks a format of an API; `suffix` follows the API's base. None where it does not."""
+        if api not in self.drop_in:
+            return None
+        url = self.bases.get(api, self.base) + suffix
+        return url if self.format_of("POST", "/" + url.split("/", 3)[3]) == format_name else None
+
     def credential_header(self, key: str) -> tuple[str, str]:
         """The header (name in lower case, value) that presents `key` to this provider."""
         if self.credential == "bearer":
@@ -152,15 +170,22 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class Providers:
     """All providers. Immutable."""
 
-    __slots__ = ("_by_name", "_by_origin", "names", "other_formats")
+    __slots__ = ("_by_name", "_by_origin", "default_models", "names", "other_formats")
 
-    def __init__(self, rows: list[Provider], other_hosts: PathFormats | None = None) -> None:
+    def __init__(
+        self,
+        rows: list[Provider],
+        other_hosts: PathFormats | None = None,
+        default_models: Mapping[str, str] | None = None,
+    ) -> None:
         self._by_name = MappingProxyType({row.name.lower(): row for row in rows})
         self.names: frozenset[str] = frozenset(self._by_name)
         """Every name, in lower case."""
         self._by_origin = MappingProxyType(_index_origins(rows))
         self.other_formats = other_hosts or PathFormats({})
         """Of hosts without a row."""
+        self.default_models = tuple((default_models or {}).items())
+        """Names of models (lower case; a star at the end matches any ending) and the provider to ask for each."""
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._by_name.values())
@@ -171,6 +196,11 @@ class Providers:
     def by_name(self, name: str) -> Provider | None:
         """The provider of that name, in any case (settings have the names in lower case)."""
         return self._by_name.get(name.lower())
+
+    def kin(self, provider: Provider) -> list[Provider]:
+        """A provider and the rows that share an origin with it: Google's native and OpenAI-compatible APIs."""
+        origins = set(provider.origins)
+        return [provider, *(row for row in self if row is not provider and origins & set(row.origins))]
 
     def format_elsewhere(self, method: str, path: str) -> str:
         """The wire format's name for a request to a host that is not in the table, which the caller pays himself."""
@@ -204,6 +234,11 @@ def managed_keys(providers: Providers, keys: Mapping[str, str]) -> dict[str, str
     return found
 
 
+def callable_names(providers: Providers, keys: Mapping[str, str], stand_ins: Container[str]) -> frozenset[str]:
+    """The providers that can be called without a key of the caller's: there is one here, or a stand-in needs none."""
+    return frozenset(row.name for row in providers if row.name in keys or row.origin in stand_ins)
+
+
 def canonical_path(path: str) -> str:
     """`path` without query as lenient servers read it, for matching only: decoded, no empty segments, lower case."""
     path = path.partition("?")[0]
@@ -230,8 +265,9 @@ def load(path: Path | None = None) -> Providers:
 
 def parse(table: dict[str, Any]) -> Providers:
     """Build the table from its decoded TOML. Raise ConfigurationError naming the row at fault."""
-    if unknown := set(table) - {"formats", "provider"}:
-        raise ConfigurationError(f"unknown table {min(unknown)!r}: only [formats.<set>] and [[provider]] are known")
+    if unknown := set(table) - {"formats", "default_models", "provider"}:
+        known = "[formats.<set>], [default_models] and [[provider]]"
+        raise ConfigurationError(f"unknown table {min(unknown)!r}: only {known} are known")
     sets = _format_sets(table.get("formats", {}))
     entries = table.get("provider", [])
     if not isinstance(entries, list) or not entries:
@@ -242,7 +278,21 @@ def parse(table: dict[str, Any]) -> Providers:
         if row.name.lower() in seen:
             raise ConfigurationError(f"provider {row.name!r}: the name is used twice")
         seen.add(row.name.lower())
-    return Providers(rows, PathFormats(sets.get(OTHER_HOSTS, {})))
+    default_models = _default_models(table.get("default_models", {}), {row.name for row in rows})
+    return Providers(rows, PathFormats(sets.get(OTHER_HOSTS, {})), default_models)
+
+
+def _default_models(value: Any, names: set[str]) -> dict[str, str]:
+    try:
+        given = msgspec.convert(value, dict[str, str])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"[default_models]: {error}") from None
+    for model, name in given.items():
+        if not model.rstrip("*") or "*" in model[:-1]:
+            raise ConfigurationError(f"[default_models]: {model!r} is no name with or without a star at its end")
+        if name not in names:
+            raise ConfigurationError(f"[default_models]: {model!r} has the unknown provider {name!r}")
+    return {model.lower(): name for model, name in given.items()}
 
 
 def _format_sets(value: Any) -> FormatSets:
@@ -279,6 +329,9 @@ def _provider(entry: Any, number: int, sets: FormatSets) -> Provider:
         path_prefixes=row.path_prefixes,
         credential_query=row.credential_query,
         path_formats=PathFormats(patterns),
+        bases=MappingProxyType(row.bases),
+        realtime_paths=row.realtime_paths,
+        drop_in=APIS if row.drop_in is None else frozenset(row.drop_in),
     )
 
 
@@ -295,9 +348,19 @@ def _check(row: _Row) -> None:
         raise ValueError(
             f"base {row.base!r} must lie below the first of origins, {row.origins[0]!r}, with no slash last"
         )
+    for api, base in row.bases.items():
+        if api not in APIS:
+            raise ValueError(f"bases: {api!r} is none of {', '.join(sorted(APIS))}")
+        if not (base + "/").startswith(tuple(origin + "/" for origin in row.origins)) or base.endswith("/"):
+            raise ValueError(f"bases: {base!r} must lie below one of origins, with no slash last")
+    if unknown := set(row.drop_in or ()) - APIS:
+        raise ValueError(f"drop_in: {min(unknown)!r} is none of {', '.join(sorted(APIS))}")
     for prefix in row.path_prefixes:
         if canonical_path(prefix) != prefix:
             raise ValueError(f"path_prefixes: {prefix!r} is not a lower-case path such as /v1beta/openai")
+    for path in row.realtime_paths:
+        if canonical_path(path) != path or not path.startswith("/"):
+            raise ValueError(f"realtime_paths: {path!r} is not a lower-case path such as /v1/realtime")
     for name, value in row.default_headers.items():
         if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not (value.isascii() and value.isprintable()):
             raise ValueError(f"default_headers: {name!r} is not a header of printable ASCII")

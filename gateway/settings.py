@@ -83,6 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upstream_dns_cache_s: Positive = 30
     first_byte_timeout_s: Positive = 600
     chunk_idle_timeout_s: Positive = 300
+    realtime_sessions_max: Positive = 500
+    realtime_max_message_bytes: Positive = 16 * 1024 * 1024
+    realtime_idle_timeout_s: Positive = 600
+    realtime_session_timeout_s: Positive = 3_600
     request_timeout_s: Positive = 3_600
     client_gone_drain_s: NotNegative = 30
     client_gone_drain_bytes: NotNegative = 8 * 1024 * 1024

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gateway.api.versions import MeterVersions
+from gateway.billing.catalogue import Offer
 from gateway.billing.principals import Merchant, Principals
 from gateway.errors import ObolError
 from gateway.ledger.bound import JournalBound
@@ -29,6 +31,8 @@ class ApiContext:
     settings: Settings
     derived: Derived
     journals: JournalBound
+    offers: Callable[[], tuple[Offer, ...]] | None = None
+    """Every model on offer; may take long. None where this process serves no calls."""
     meter_versions: MeterVersions = field(init=False)
 
     def __post_init__(self) -> None:

@@ -103,6 +103,7 @@ def request_object(stored: StoredRequest, meter: Meter | None) -> dict[str, Any]
         "model_usage": _model_usage(row, meter),
         **_money(stored, meter),
         "billing_mode": row.billing_mode,
+        "price_version": row.price_version,
         "estimated": row.estimated,
         "ending": row.ending,
         "http_status": row.http_status,

@@ -8,6 +8,7 @@ from aiohttp.typedefs import Middleware
 from gateway.api.connections import ConnectionRoutes
 from gateway.api.context import ApiContext
 from gateway.api.meters import MeterRoutes
+from gateway.api.models import ModelRoutes
 from gateway.api.requests import RequestRoutes
 from gateway.api.responses import errors_as_json
 from gateway.api.usage import UsageRoutes
@@ -15,7 +16,13 @@ from gateway.api.usage import UsageRoutes
 
 def routes(context: ApiContext) -> list[web.RouteDef]:
     """For `app.add_routes`; the application needs `middlewares()` too."""
-    resources = (RequestRoutes(context), UsageRoutes(context), MeterRoutes(context), ConnectionRoutes(context))
+    resources = (
+        RequestRoutes(context),
+        UsageRoutes(context),
+        MeterRoutes(context),
+        ConnectionRoutes(context),
+        ModelRoutes(context),
+    )
     return [_expecting(route) for resource in resources for route in resource.routes()]
 
 

@@ -6,12 +6,13 @@ from functools import partial
 
 import msgspec
 
+from gateway.billing.principals import Principal
 from gateway.core.meter import Meter
 from gateway.core.price import ModelPrice
 from gateway.core.usage import Usage
 from gateway.errors import ObolError
 from gateway.ledger.wallets import Price
-from gateway.prices import PriceBook
+from gateway.prices import Book, MerchantBook
 from gateway.wire.contract import RequestFacts
 
 
@@ -30,17 +31,35 @@ class PricedCall(msgspec.Struct, frozen=True):
 class Pricing:
     """Prices calls with one price book. `refuse_unknown`: also a fixed meter needs a known model."""
 
-    def __init__(self, book: PriceBook, *, refuse_unknown: bool, default_max_output_tokens: int) -> None:
+    def __init__(self, book: Book, *, refuse_unknown: bool, default_max_output_tokens: int) -> None:
         self.book = book
         self._refuse_unknown = refuse_unknown
         self._default_max_output_tokens = default_max_output_tokens
 
+    def of(self, principal: Principal) -> Pricing:
+        """The prices that hold for this caller: where its merchant has some of its own, these come first."""
+        own = principal.merchant.prices
+        if own is None:
+            return self
+        return Pricing(
+            MerchantBook(self.book, own),
+            refuse_unknown=self._refuse_unknown,
+            default_max_output_tokens=self._default_max_output_tokens,
+        )
+
     def check_model(self, provider: str, facts: RequestFacts, meter: Meter | None, *, charged: bool) -> None:
-        """Refuse a model without a price where the customer's charge depends on it (`forward_model_not_supported`)."""
-        if facts.model is None or facts.free or not charged:
+        """Refuse a model without a price where the customer's charge depends on it (`forward_model_not_supported`), and
+        a request that leaves it to the provider (`forward_model_invalid`)."""
+        if facts.free or not charged or not (_needs_cost(meter) or self._refuse_unknown):
             return
-        depends = meter is None or meter.base_cost_payer == "wallet" or meter.rate_type == "percentage"
-        if (depends or self._refuse_unknown) and self.book.find(provider, facts.model) is None:
+        if facts.model is None:
+            raise ObolError(
+                "forward_model_invalid",
+                "the request names no model, and the charge depends on its price",
+                param="model",
+            )
+        found = self.book.find(provider, facts.model)
+        if found is None or not found.is_priced:
             raise ObolError(
                 "forward_model_not_supported",
                 f"there is no price for the model {facts.model!r} of {provider}",
@@ -85,10 +104,13 @@ class Pricing:
         return meter.ceiling(meter.units(usage), cost_nano)
 
     def _dearest(self, provider: str, price: ModelPrice, usage: Usage, service_tier: str | None) -> int:
-        """At the standard price or that of the tier asked for, and should all output be reasoning that costs more."""
+        """At the standard price or that of the tier asked for, should all output be reasoning that costs more, and
+        should images whose kind is left to the provider be of the dearest."""
         usages, tiers = [usage], {None, service_tier}
         if price.standard.rates.reasoning_mtok is not None:
             usages.append(msgspec.structs.replace(usage, reasoning_tokens=usage.output_tokens))
+        if usage.images and price.image_classes:
+            usages += _images_may_be(price, usage)
         costs = (price.cost(each, tier, partial(self.book.find, provider)) for each in usages for tier in tiers)
         return max(cost.total_nano for cost in costs)
 
@@ -130,6 +152,19 @@ class Pricing:
             version=self.book.version if cost else None,
             unpriced=cost.unpriced if cost else (),
         )
+
+
+def _images_may_be(price: ModelPrice, usage: Usage) -> list[Usage]:
+    """The same images as each class, as far as the request leaves it open."""
+    open_quality, open_size = (word in (None, "auto") for word in (usage.image_quality, usage.image_size))
+    return [
+        msgspec.structs.replace(
+            usage,
+            image_quality=each.quality if open_quality else usage.image_quality,
+            image_size=each.size if open_size else usage.image_size,
+        )
+        for each in price.image_classes
+    ]
 
 
 def _usage_max(facts: RequestFacts, body_bytes: int, prompt: Usage | None, output_tokens: int) -> Usage:

@@ -19,6 +19,7 @@ from gateway.core.meter import Meter
 from gateway.errors import ObolError
 from gateway.ledger.row import BillingMode
 from gateway.ledger.wallets import WalletRef
+from gateway.prices import PriceBook, merchants_book
 from gateway.store.postgres import Store
 from gateway.store.secrets import digest
 from gateway.wire import credential as credentials
@@ -40,6 +41,8 @@ class Merchant(msgspec.Struct, frozen=True):
     refuse_without_customer: bool
     self_connection_id: str | None
     self_meter_id: str | None
+    prices: PriceBook | None = None
+    """Its own prices of providers' models, which come before the installation's."""
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -235,7 +238,10 @@ class Principals:
         row = await self._store.row("principals.merchant_by_key", digest(secret_key))
         if row is None:
             raise ObolError("unauthorized", "this secret key is not known", param="secret_key")
-        merchant = Merchant(**row)
+        values = dict(row)
+        own = values.pop("prices")
+        prices = await asyncio.to_thread(merchants_book, own) if own is not None else None
+        merchant = Merchant(**values, prices=prices)
         return merchant.merchant_id, merchant
 
     async def _load_customer(self, merchant: Merchant, value: str) -> tuple[str, Customer]:

@@ -1,8 +1,8 @@
 """What a provider charges for one call: integer rates, and the cost of a `Usage` under them.
 
 A rate is an integer number of atto-dollars (1e-18 USD) for the unit that its name ends with: a million tokens
-(`_mtok`), a million characters (`_mchars`) or bytes (`_mbytes`), an hour (`_hours`) or a thousand of something
-counted (`_kcount`).
+(`_mtok`), a million characters (`_mchars`) or bytes (`_mbytes`), an hour (`_hours`), a million pixels (`_mpixels`) or
+a thousand of something counted (`_kcount`).
 These are the units price lists are published in, so every published price is an exact integer here, while
 pico-dollars a token would round real ones (0.0833 USD a million tokens, 0.04 USD an hour of audio). A sum is
 kept exact over the common denominator of these units and rounded once, half up, to nano-dollars.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ from gateway.core.usage import ExtraUsage, Usage
 ATTO = 10**18
 _ATTO_PER_NANO = 10**9
 _HOUR_US = 3_600_000_000
-_UNIT_SIZES = {"mtok": 1_000_000, "mchars": 1_000_000, "mbytes": 1_000_000, "hours": _HOUR_US, "kcount": 1_000}
+_UNIT_SIZES = {"hours": _HOUR_US, "kcount": 1_000} | dict.fromkeys(("mtok", "mchars", "mbytes", "mpixels"), 1_000_000)
 _DENOMINATOR = _HOUR_US * _ATTO_PER_NANO
 
 
@@ -53,12 +54,15 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_hours: int | None = None
     output_hours: int | None = None
     images_kcount: int | None = None
+    images_mpixels: int | None = None
+    images_step_mpixels: int | None = None
     web_searches_kcount: int | None = None
     search_units_kcount: int | None = None
     file_searches_kcount: int | None = None
     requests_kcount: int | None = None
 
 
+_UNPRICED = Rates()
 RATE_NAMES: tuple[str, ...] = Rates.__struct_fields__
 _WEIGHTS = {name: _HOUR_US // _UNIT_SIZES[name.rpartition("_")[2]] for name in RATE_NAMES}
 
@@ -80,17 +84,6 @@ _CHARGED_AS: dict[str, tuple[str, ...]] = {
 # Tier names that say "the ordinary price" in the vendors' requests and responses.
 _STANDARD_TIERS = frozenset({None, "", "standard", "default", "auto", "on_demand", "standard_only"})
 
-_INPUT_MEASURES = (
-    ("input_characters", "input_mchars"),
-    ("input_us", "input_hours"),
-    ("input_bytes", "input_mbytes"),
-)
-_OUTPUT_MEASURES = (
-    ("output_characters", "output_mchars"),
-    ("output_us", "output_hours"),
-    ("images", "images_kcount"),
-    ("output_bytes", "output_mbytes"),
-)
 _FEES = (
     ("web_searches", "web_searches_kcount"),
     ("search_units", "search_units_kcount"),
@@ -100,7 +93,9 @@ _FEES = (
 _INPUT_FIELD, _OUTPUT_FIELD = (Usage.__struct_fields__.index(name) for name in ("input_tokens", "output_tokens"))
 
 Counts = dict[str, int]
-"""Units used, by the name of the rate that prices them: tokens, characters, microseconds or pieces."""
+"""Units used, by the name of the rate that prices them: tokens, characters, microseconds, pixels or pieces."""
+Measure = tuple[str, str, int | None]
+"""What is charged beside tokens: the field of the usage, the rate that prices it, how much."""
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -124,6 +119,17 @@ class Tariff(msgspec.Struct, frozen=True, omit_defaults=True):
         return rates
 
 
+class ImageClass(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The rates of images of one quality and size, as the request words them (lower case); None: any."""
+
+    rates: Rates
+    quality: str | None = None
+    size: str | None = None
+
+    def covers(self, usage: Usage) -> bool:
+        return self.quality in (None, usage.image_quality) and self.size in (None, usage.image_size)
+
+
 class Cost(msgspec.Struct, frozen=True):
     """Nano-dollars. `total_nano` is authoritative and is `input_nano` + `output_nano`.
 
@@ -135,6 +141,16 @@ class Cost(msgspec.Struct, frozen=True):
     output_nano: int
     total_nano: int
     unpriced: tuple[str, ...] = ()
+
+
+class PriceLine(NamedTuple):
+    """One class of a usage: how much of it, and the atto-dollars for the unit of the rate that it pays. `paid_as`: the
+    name of that rate, which may be that of the class it is a part of; None without any."""
+
+    rate_name: str
+    amount: int
+    paid_as: str | None
+    rate: int
 
 
 class _Charge(NamedTuple):
@@ -150,6 +166,8 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `service_tiers` holds the tariffs of the tiers that have one of their own, complete. Audio shorter than
     `minimum_input_us` is charged as that long. `max_output_tokens`: what the model produces at most, where it is known.
+    Images pay the rates of the first of `image_classes` that covers them, else those of the tariff; one whose size or
+    steps were not asked for has `default_image_pixels` and `default_image_steps`.
     """
 
     model: str
@@ -157,6 +175,9 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     service_tiers: Mapping[str, Tariff] = {}
     minimum_input_us: int = 0
     max_output_tokens: int | None = None
+    image_classes: tuple[ImageClass, ...] = ()
+    default_image_pixels: int = 0
+    default_image_steps: int = 0
 
     def cost(
         self,
@@ -183,6 +204,25 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         output_nano = divide_half_up(charge.output, _DENOMINATOR)
         return Cost(total_nano - output_nano, output_nano, total_nano, charge.unpriced)
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether it has any rate: some models are published without."""
+        return self.standard.rates != _UNPRICED
+
+    def lines(self, usage: Usage, service_tier: str | None = None) -> tuple[list[PriceLine], Rates]:
+        """The classes that `cost` adds up, for showing; other models' iterations apart. And the rates that they pay."""
+        usage, tokens, rates = self._rates_for(usage, service_tier)
+        measures = (*_input_measures(usage), *_output_measures(usage), *self._image_measures(rates, usage))
+        counts = [*tokens.items(), *_output_tokens(usage).items(), *((name, count or 0) for _, name, count in measures)]
+        counts += [(name, getattr(usage, field) or 0) for field, name in _FEES]
+        counts += [("requests_kcount", 1)] if rates.requests_kcount is not None else []
+        found = []
+        for name, count in counts:
+            if count > 0:
+                paid_as = paid_rate(rates, name)
+                found.append(PriceLine(name, count, paid_as, getattr(rates, paid_as) if paid_as else 0))
+        return found, rates
+
     def _plain(self, usage: Usage) -> Cost | None:
         """The same, straight: text tokens in and out at two rates, nothing else. None where there is more to it."""
         rates, counts = self.standard.rates, astuple(usage)
@@ -205,19 +245,48 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Cost(total_nano - output_nano, output_nano, total_nano)
 
     def _charge(self, usage: Usage, service_tier: str | None, *, request_fee: bool = True) -> _Charge:
-        if self.minimum_input_us and usage.input_us:
-            usage = msgspec.structs.replace(usage, input_us=max(usage.input_us, self.minimum_input_us))
-        tokens = _input_tokens(usage)
-        tariff = self.service_tiers.get(service_tier or "", self.standard)
-        rates = tariff.rates_for(sum(tokens.values())) if tariff.bands else tariff.rates
-        inputs, unpriced = _side(rates, "input_tokens", tokens, _INPUT_MEASURES, usage)
-        outputs, unpriced_outputs = _side(rates, "output_tokens", _output_tokens(usage), _OUTPUT_MEASURES, usage)
+        usage, tokens, rates = self._rates_for(usage, service_tier)
+        inputs, unpriced = _side(rates, "input_tokens", tokens, _input_measures(usage))
+        measures = _output_measures(usage)
+        if usage.images or usage.image_pixels:
+            measures += self._image_measures(rates, usage)
+        outputs, unpriced_outputs = _side(rates, "output_tokens", _output_tokens(usage), measures)
+        if inputs and not unpriced and unpriced_outputs == ["output_characters"]:
+            unpriced_outputs = []  # a transcript whose recording is paid for
         fees, unpriced_fees = _fees(rates, usage)
         if request_fee and rates.requests_kcount is not None:
             fees += rates.requests_kcount * _WEIGHTS["requests_kcount"]
         if service_tier not in _STANDARD_TIERS and service_tier not in self.service_tiers:
             unpriced_fees.append("service_tier")
         return _Charge(inputs + fees, outputs, (*unpriced, *unpriced_outputs, *unpriced_fees))
+
+    def _rates_for(self, usage: Usage, service_tier: str | None) -> tuple[Usage, Counts, Rates]:
+        """What is charged: the usage, its input tokens by class, and the rates that they pay."""
+        if self.minimum_input_us and usage.input_us:
+            usage = msgspec.structs.replace(usage, input_us=max(usage.input_us, self.minimum_input_us))
+        tokens = _input_tokens(usage)
+        tariff = self.service_tiers.get(service_tier or "", self.standard)
+        rates = tariff.rates_for(sum(tokens.values())) if tariff.bands else tariff.rates
+        if usage.images and self.image_classes:
+            rates = next((each.rates for each in self.image_classes if each.covers(usage)), rates)
+        return usage, tokens, rates
+
+    def _image_measures(self, rates: Rates, usage: Usage) -> tuple[Measure, ...]:
+        """Images by their pixels, where that is what they are charged by."""
+        if rates.images_mpixels is None and rates.images_step_mpixels is None:
+            return ()
+        pixels, steps = usage.image_pixels, usage.image_steps
+        if pixels is None:
+            pixels = (usage.images or 0) * self.default_image_pixels
+        if steps is None:
+            steps = self.default_image_steps
+        pixels, steps = max(pixels, 0), max(steps, 0)
+        if rates.images_step_mpixels is None:
+            return (("image_pixels", "images_mpixels", pixels),)
+        return (
+            ("image_pixels", "images_mpixels", None if rates.images_mpixels is None else pixels),
+            ("image_steps", "images_step_mpixels", pixels * steps),
+        )
 
     def _extra(
         self, extra: ExtraUsage, service_tier: str | None, price_of: Callable[[str], ModelPrice | None] | None
@@ -288,9 +357,24 @@ def _disjoint(total: int | None, parts: Counts, rest: str) -> Counts:
     return counts
 
 
-def _side(
-    rates: Rates, token_field: str, tokens: Counts, measures: tuple[tuple[str, str], ...], usage: Usage
-) -> tuple[int, list[str]]:
+def _input_measures(usage: Usage) -> tuple[Measure, ...]:
+    return (
+        ("input_characters", "input_mchars", usage.input_characters),
+        ("input_us", "input_hours", usage.input_us),
+        ("input_bytes", "input_mbytes", usage.input_bytes),
+    )
+
+
+def _output_measures(usage: Usage) -> tuple[Measure, ...]:
+    return (
+        ("output_characters", "output_mchars", usage.output_characters),
+        ("output_us", "output_hours", usage.output_us),
+        ("images", "images_kcount", usage.images),
+        ("output_bytes", "output_mbytes", usage.output_bytes),
+    )
+
+
+def _side(rates: Rates, token_field: str, tokens: Counts, measures: tuple[Measure, ...]) -> tuple[int, list[str]]:
     """The exact numerator of the input or the output, and the fields of the usage that have no price.
 
     The fields measure the same work (a transcription reports seconds and perhaps tokens), so one that is priced in
@@ -299,8 +383,7 @@ def _side(
     amount, missing = _amount(rates, tokens)
     unpriced = [token_field] if missing else []
     vouched = bool(tokens) and not missing
-    for field, name in measures:
-        count = getattr(usage, field)
+    for field, name, count in measures:
         if count is not None and count > 0:
             part, missing = _amount(rates, {name: count})
             amount += part
@@ -327,8 +410,8 @@ def _amount(rates: Rates, counts: Counts) -> tuple[int, bool]:
     amount, missing = 0, False
     for name, count in counts.items():
         rate = getattr(rates, name)
-        if rate is None:
-            rate = _parent_rate(rates, name)
+        if rate is None and (parent := paid_rate(rates, name)) is not None:
+            rate = getattr(rates, parent)
         if rate is None:
             missing = True
         else:
@@ -336,6 +419,11 @@ def _amount(rates: Rates, counts: Counts) -> tuple[int, bool]:
     return amount, missing
 
 
-def _parent_rate(rates: Rates, name: str) -> int | None:
-    parents = (getattr(rates, parent) for parent in _CHARGED_AS.get(name, ()))
-    return next((rate for rate in parents if rate is not None), None)
+def paid_rate(rates: Rates, name: str) -> str | None:
+    """The rate that the class of the rate `name` pays: its own, else that of the class it is a part of."""
+    return next((each for each in (name, *_CHARGED_AS.get(name, ())) if getattr(rates, each) is not None), None)
+
+
+def line_nano(line: PriceLine) -> Fraction:
+    """Nano-dollars of a line, exact."""
+    return Fraction(line.rate * line.amount * _WEIGHTS[line.rate_name], _DENOMINATOR)

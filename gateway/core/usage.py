@@ -18,7 +18,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     it; `cached_audio_tokens` and `cached_image_tokens` of both these and the cached ones. `output_tokens` counts every
     billed token produced: `reasoning_tokens`, `output_audio_tokens` and `output_image_tokens` are parts of it.
     Durations are microseconds so that "12.345 seconds" stays exact; characters are code points. Calls to an API
-    without a format of its own have bytes, and as `output_us` the time that the answer took.
+    without a format of its own have bytes, and as `output_us` the time that the answer took. Of images made,
+    `image_pixels` is width by height, added up, and `image_steps` the steps of each; `image_quality` and `image_size`
+    are the words of the request, which some price lists go by.
     """
 
     input_tokens: int | None = None
@@ -39,6 +41,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_us: int | None = None
     output_us: int | None = None
     images: int | None = None
+    image_pixels: int | None = None
+    image_steps: int | None = None
+    image_quality: str | None = None
+    image_size: str | None = None
     search_units: int | None = None
     web_searches: int | None = None
     file_searches: int | None = None

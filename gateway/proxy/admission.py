@@ -9,104 +9,82 @@ from aiohttp import hdrs, web
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.keys import shard_of
-from gateway.providers import HTTP, Provider
+from gateway.providers import HTTP
 from gateway.proxy import body as bodies
+from gateway.proxy import fallbacks, rewriting
 from gateway.proxy.call import Call
 from gateway.proxy.parts import Parts
-from gateway.wire import credential, metadata, target
-from gateway.wire.contract import Format
+from gateway.proxy.routing import check_name, check_price, choose, read_body, resolved
+from gateway.wire import credential, metadata, rewrite
+from gateway.wire.dropin import Route, gateway_query
 from gateway.wire.formats import FORMATS
 from gateway.wire.plain import UNREAD, http_facts
-from gateway.wire.target import Target
 
-ROUTES_MAX = 4_096
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""What is passed on. Not TRACE: its answer is the request, with the provider's key in it."""
-MODEL_MAX_CHARACTERS = 512
 IDEMPOTENCY_HEADER = "idempotency-key"
 IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
 
 
-async def admit(parts: Parts, request: web.BaseRequest, call: Call) -> None:
+async def admit(parts: Parts, request: web.BaseRequest, call: Call, route: Route | None) -> None:
     """Read the request as far as billing needs it. Raise ObolError where it cannot be served."""
-    # A target spoken of by path names its dialect, so that every later error is told in it.
-    call.target, call.format = _route(parts, request.method, request.raw_path)
-    provider = call.target.provider
-    call.provider_name = provider.name if provider else call.target.host
-    text = credential.find(request.headers.get, call.target.query_key)
+    query, query_key, tags = _take_line(parts, request, call, route)
+    text = credential.find(request.headers.get, query_key)
     call.principal = await parts.principals.principal(text)
     call.credential = text.rstrip("=").encode()
+    call.own_key = call.principal.provider_key
     parts.limits.enter(call.principal.merchant.merchant_id)
     call.counted = True
-    if provider is None and call.principal.provider_key is None:
+    if route is None and call.target.provider is None and call.own_key is None:
         raise ObolError("forward_endpoint_not_supported", f"{call.target.host} is no supported provider", param="u")
-    call.metadata = metadata.parse(request.headers.items(), call.target.metadata)
+    call.metadata = metadata.parse(request.headers.items(), tags)
     if call.metadata:
         metadata.check_size(call.metadata, parts.settings.max_metadata_bytes)
-    await _read(parts, request, call)
+    original = None
+    if route is not None:
+        original = await choose(parts, request, call, route, query)
+    elif call.rewrite is not None:
+        original = await rewriting.read(parts, request, call, call.rewrite)
+    else:
+        await _read(parts, request, call)
+    chain = request.headers.get(fallbacks.HEADER)
+    if chain:
+        call.fallbacks = await fallbacks.chain(parts, call, original or fallbacks.sent_by(call, request), chain)
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key and request.method == "POST":
         await _claim(parts, call, text, key)
 
 
-def _route(parts: Parts, method: str, raw_path: str) -> tuple[Target[Provider], Format]:
-    """Target and format of a request line. Remembered: callers ask for few, and the answer is a function of it.
-
-    Not where the line holds a secret (`?key=`) or the caller's own metadata.
-    """
-    known = parts.routes.get((method, raw_path))
-    if known is not None:
-        return known
-    where = target.resolve(raw_path, parts.providers)
-    found = where, _format(parts, method, where)
-    if where.query_key is None and where.metadata is None:
-        if len(parts.routes) >= ROUTES_MAX:
-            parts.routes.clear()
-        parts.routes[method, raw_path] = found
-    return found
-
-
-def _format(parts: Parts, method: str, where: Target[Provider]) -> Format:
-    of = where.provider.format_of if where.provider else parts.providers.format_elsewhere
-    name = of(method, where.path)
-    if name not in FORMATS or method not in METHODS:
-        raise ObolError(
-            "forward_endpoint_not_supported",
-            f"{method} {where.origin}{where.bare_path} cannot be metered, so it is not served",
-            param="u",
-        )
-    return FORMATS[name]
+def _take_line(
+    parts: Parts, request: web.BaseRequest, call: Call, route: Route | None
+) -> tuple[str, str | None, str | None]:
+    """What the request line says: target and format, else only the dialect; the rest of the query, the credential and
+    the metadata in it."""
+    if route is None and request.raw_path.startswith(rewrite.PREFIX):
+        said = rewriting.place(parts, request, call)
+        return said.query, said.query_key, said.metadata
+    if route is None:
+        # A target spoken of by path names its dialect, so that every later error is told in it.
+        call.target, call.format = where, _ = resolved(parts, request.method, request.raw_path)
+        call.provider_name = where.provider.name if where.provider else where.host
+        return where.query, where.query_key, where.metadata
+    call.client_dialect = FORMATS[route.format].dialect
+    if request.method != "POST":
+        raise ObolError("method_not_allowed", f"{request.method} is not allowed here; allowed: POST")
+    return gateway_query(request.raw_path.partition("?")[2], route)
 
 
 async def _read(parts: Parts, request: web.BaseRequest, call: Call) -> None:
     """The body whole and its facts where the format is metered; else only its declared length."""
-    limit_bytes = parts.settings.max_request_body_bytes
     if call.format.name in UNREAD:
-        length = bodies.declared_length(request, limit_bytes)
+        length = bodies.declared_length(request, parts.settings.max_request_body_bytes)
         if call.format.name == HTTP:
             call.facts = http_facts(call.target.bare_path, length if request.body_exists else 0)
-            _check_model(parts, call)
+            check_price(parts, call, call.provider_name, call.facts)
         return
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() not in ("", "identity"):
-        raise ObolError(
-            "invalid_request",
-            "a compressed body cannot be metered: send it without Content-Encoding",
-            param="content-encoding",
-        )
-    call.body = await bodies.read_whole(request, limit_bytes)
+    call.body = await read_body(parts, request)
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
     call.facts = call.format.read_request(call.body, call.target.bare_path, call.target.query, content_type)
-    model = call.facts.model
-    if model is not None and (len(model) > MODEL_MAX_CHARACTERS or not model.isprintable()):
-        raise ObolError(
-            "forward_model_invalid", f"model must be at most {MODEL_MAX_CHARACTERS} printable characters", param="model"
-        )
-    _check_model(parts, call)
-
-
-def _check_model(parts: Parts, call: Call) -> None:
-    principal = call.principal
-    parts.pricing.check_model(call.provider_name, call.facts, principal.meter, charged=principal.charged)
+    check_name(call.facts.model)
+    check_price(parts, call, call.provider_name, call.facts)
 
 
 async def _claim(parts: Parts, call: Call, credential_text: str, key: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from gateway.billing.pricing import PricedCall
+from gateway.billing.pricing import PricedCall, Pricing
 from gateway.billing.principals import Principal
 from gateway.core.usage import ZERO, Usage
 from gateway.ledger.row import RequestIds, RequestRow, encode
@@ -16,11 +16,14 @@ from gateway.providers import Provider
 from gateway.proxy.metering import Metered, Watch
 from gateway.wire.contract import Format, Reading, RequestFacts
 from gateway.wire.formats import FORMATS
+from gateway.wire.rewrite import Rewrite
 from gateway.wire.target import Target
 
 if TYPE_CHECKING:
+    from gateway.proxy.hops import Hop
     from gateway.proxy.progress import Progress
     from gateway.proxy.rolling import RollingHold
+    from gateway.proxy.translated import TranslatedAnswer, Translation
 
 PLAIN = "plain"
 
@@ -81,6 +84,7 @@ class Call:
         "body",
         "claim",
         "claim_shard",
+        "client_dialect",
         "concluded",
         "conclusion",
         "counted",
@@ -90,6 +94,7 @@ class Call:
         "ended_at",
         "ending",
         "facts",
+        "fallbacks",
         "first_byte_at",
         "format",
         "held",
@@ -98,18 +103,24 @@ class Call:
         "learning",
         "limit",
         "metadata",
+        "metered",
         "method",
+        "own_key",
+        "pricing",
         "principal",
         "progress",
         "progress_at_s",
         "provider_name",
         "renewed_at_s",
         "request_id",
+        "rewrite",
         "rolling",
         "settling",
         "started_at",
         "stopped",
         "target",
+        "translated",
+        "translation",
         "transport",
         "watch",
     )
@@ -125,9 +136,23 @@ class Call:
         self.provider_name = ""
         """Of the provider table, else the host."""
         self.principal: Principal
+        self.pricing: Pricing | None = None
+        """Its prices, from when they were first asked for (`charging.pricing_of`)."""
         self.credential = b""
         """As the caller sent it, without its padding: it must not reach the provider."""
+        self.own_key: str | None = None
+        """The caller's own, where it is for this provider."""
         self.format: Format = FORMATS[PLAIN]
+        """The provider's."""
+        self.client_dialect: str | None = None
+        """Where the path tells it, which is before the format is known."""
+        self.fallbacks: tuple[Hop, ...] = ()
+        """Where to go if the first choice fails."""
+        self.translation: Translation | None = None
+        """Where the provider does not speak the client's dialect."""
+        self.translated: TranslatedAnswer | None = None
+        self.rewrite: Rewrite | None = None
+        """Of a call whose path names the client's dialect and the provider's URL."""
         self.facts = RequestFacts()
         self.metadata: dict[str, str] = {}
         self.body = b""
@@ -144,6 +169,8 @@ class Call:
         self.ending: Ending = "completed"
         self.http_status: int | None = None
         self.watch: Watch | None = None
+        self.metered: Metered | None = None
+        """What was used, of a call that no watch looks at: a response of a realtime session."""
         self.rolling: RollingHold | None = None
         """Of a stream whose hold covers a first step only."""
         self.limit: asyncio.Timeout | None = None
@@ -162,6 +189,19 @@ class Call:
         if self.limit is not None and self.stopped is None:
             self.stopped = ending
             self.limit.reschedule(asyncio.get_running_loop().time() + after_s)
+
+    @property
+    def dialect(self) -> str:
+        """In which errors are told to the client."""
+        return self.client_dialect or self.format.dialect
+
+    def take(self, hop: Hop) -> None:
+        """From here on the call is this one."""
+        self.target, self.provider_name, self.own_key = hop.target, hop.provider_name, hop.own_key
+        if hop.translation is not None:
+            self.client_dialect = hop.translation.client
+        self.format, self.facts, self.body, self.translation = hop.format, hop.facts, hop.body, hop.translation
+        self._row = None
 
     @property
     def injects_usage(self) -> bool:
@@ -188,7 +228,7 @@ class Call:
             meter_id=meter.meter_id if meter else None,
             meter_version=meter.version if meter else None,
             provider=self.provider_name,
-            provider_key_type="unmanaged" if principal.provider_key else "managed",
+            provider_key_type="unmanaged" if self.own_key else "managed",
             model=self.facts.model,
             endpoint=f"{self.method} {self.target.origin}{self.target.bare_path}",
             status="error",

@@ -23,7 +23,7 @@ from gateway.ledger.row import encode
 from gateway.ledger.wallets import Settled
 from gateway.providers import HTTP
 from gateway.proxy.call import BILLED, NOTHING, Call, Conclusion
-from gateway.proxy.charging import priced_model, within_hold
+from gateway.proxy.charging import priced_model, pricing_of, within_hold
 from gateway.proxy.metering import Metered, Watch
 from gateway.proxy.parts import Parts
 
@@ -122,7 +122,7 @@ async def _conclusion(parts: Parts, call: Call) -> Conclusion:
     metered = await _measure(parts, call)
     principal = call.principal
     model = priced_model(parts, call, metered.reading)
-    priced = parts.pricing.price(
+    priced = pricing_of(parts, call).price(
         call.provider_name,
         model,
         metered.usage,
@@ -136,6 +136,9 @@ async def _conclusion(parts: Parts, call: Call) -> Conclusion:
 
 async def _measure(parts: Parts, call: Call) -> Metered:
     """What was used; and, now that the whole answer is known, how it ended."""
+    if call.metered is not None:
+        inexact = call.metered.estimated or call.ending == "balance_exhausted"
+        return _bounded(parts, call, call.metered) if inexact else call.metered
     if call.rolling is not None:
         await call.rolling.close()
     watch = call.watch
@@ -182,8 +185,8 @@ def _count(parts: Parts, call: Call, settled: Settled) -> None:
     assert call.conclusion is not None
     row, unpriced = call.conclusion.row, call.conclusion.priced.unpriced
     metrics, provider = parts.metrics, call.provider_name if call.target.provider else "other"
-    known = row.model is not None and parts.pricing.book.find(provider, row.model) is not None
-    model = row.model if known and row.model else "other"
+    price = parts.pricing.book.find(provider, row.model) if row.model else None
+    model = price.model if price is not None else "other"  # not the caller's wording: a price may cover any number
     metrics.outcome(provider, model, call.http_status or 0, call.ending)
     children = metrics.of_model(provider, model)
     children.provider_time.observe(call.ended_at - call.dispatched_at)

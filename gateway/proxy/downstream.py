@@ -41,6 +41,8 @@ class Downstream(web.StreamResponse):
         self._close_after = False
         self.open_ended = False
         """The length of the body was not told: more may be added to it."""
+        self.missed = False
+        """The client was gone when there was something to send."""
 
     @property
     def gone(self) -> bool:
@@ -91,6 +93,7 @@ class Downstream(web.StreamResponse):
         """Send body bytes without waiting. False: the client is behind or gone; `drain` tells which."""
         transport = self._transport
         if transport is None or transport.is_closing():
+            self.missed = True
             return False
         if self._head or self._bodiless or not self._chunked:
             self._send(data)
@@ -112,6 +115,7 @@ class Downstream(web.StreamResponse):
     def _send(self, data: bytes, *, last: bool = False) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
+            self.missed = True
             raise ClientGone
         parts = [self._head] if self._head else []
         self._head = b""

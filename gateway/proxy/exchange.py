@@ -5,31 +5,43 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from aiohttp import web
 
 from gateway.errors import ObolError
+from gateway.providers import Provider
 from gateway.proxy import body as bodies
 from gateway.proxy import headers
 from gateway.proxy.call import Call, Ending
 from gateway.proxy.downstream import ClientGone, Downstream
+from gateway.proxy.hops import go_to
+from gateway.proxy.http_client import Timeouts
 from gateway.proxy.parts import Parts
 from gateway.proxy.relay import last_words, relay
 from gateway.proxy.resolver import NotSent, Policy
 from gateway.proxy.upstream import Origin, Request, Response
 from gateway.wire.plain import UNREAD
+from gateway.wire.target import Target
+
+Outcome = Literal["answered", "rate_limited", "server_error", "network_error", "silent"]
+LEFT_FOR: tuple[Outcome, ...] = ("rate_limited", "server_error", "network_error")
 
 
-async def exchange(parts: Parts, call: Call, outgoing: Request, answer: Downstream) -> bytes:
+async def exchange(parts: Parts, request: web.BaseRequest, call: Call, outgoing: Request, answer: Downstream) -> bytes:
     """Send the call and pass the answer on; return its last bytes. `call.stop` ends it from outside.
 
     Raise ObolError when no answer comes.
     """
     try:
         async with asyncio.timeout(None) as call.limit:
-            response = await dispatch(parts, call, outgoing)
+            if call.fallbacks:
+                response = await first_answer(parts, request, call, outgoing, answer)
+            else:
+                response = await dispatch(parts, call, outgoing, parts.timeouts)
             try:
-                return await relay(parts, call, response, answer)
+                last = await relay(parts, call, response, answer)
+                return last if call.translated is None else await call.translated.last(last)
             finally:
                 response.close()
     except TimeoutError:
@@ -51,13 +63,57 @@ def _stopped(call: Call, ending: Ending, answer: Downstream) -> bytes:
     return last_words(call, answer, rolling.exhausted.error, rolling.open_event.rest)
 
 
-async def dispatch(parts: Parts, call: Call, outgoing: Request) -> Response:
+async def first_answer(
+    parts: Parts, request: web.BaseRequest, call: Call, outgoing: Request, answer: Downstream
+) -> Response:
+    """Send the call to its first choice and, while that fails, to the next one; the last one's answer is the answer.
+
+    A provider is left for an error status that says it did not do the work (429, 5xx), and where the network fails
+    before its answer begins. Not where it keeps silent: it may be at work, and would be paid for nothing. All of it
+    together takes no longer than one call may. Raise ObolError when no answer comes, ClientGone.
+    """
+    until_s, further, number = time.perf_counter() + parts.settings.request_timeout_s, iter(call.fallbacks), 0
+    while True:
+        outcome, answered = await _attempt(parts, call, outgoing, until_s - time.perf_counter())
+        parts.metrics.hops.labels(str(number), outcome).inc()
+        following = next(further, None) if outcome in LEFT_FOR and time.perf_counter() < until_s else None
+        if following is None:
+            if isinstance(answered, ObolError):
+                raise answered
+            return answered
+        if isinstance(answered, Response):
+            answered.close()
+        if answer.gone:  # nobody waits for it any more: nothing more is sent
+            call.dispatched_at = 0.0
+            raise ClientGone
+        await go_to(parts, call, following)
+        outgoing, number = prepare(parts, request, call), number + 1
+
+
+async def _attempt(parts: Parts, call: Call, outgoing: Request, left_s: float) -> tuple[Outcome, Response | ObolError]:
+    """Send the call to one provider of a chain. Raise NotSent where our own limits forbid it."""
+    usual = parts.timeouts
+    timeouts = Timeouts(min(usual.first_byte_s, left_s), usual.idle_s, min(usual.total_s, left_s))
+    try:
+        response = await dispatch(parts, call, outgoing, timeouts)
+    except NotSent:
+        raise
+    except ObolError as error:
+        silent = outgoing.sent and error.code == "upstream_timeout"
+        return "silent" if silent else "network_error", error
+    if response.status == 429:
+        return "rate_limited", response
+    return "server_error" if response.status >= 500 else "answered", response
+
+
+async def dispatch(parts: Parts, call: Call, outgoing: Request, timeouts: Timeouts) -> Response:
     """Send the call. Raise ObolError when no answer comes."""
     origin = parts.origins.get(call.target.origin) or _origin(call)
-    call.dispatched_at = time.perf_counter()
-    parts.metrics.gateway_latency.observe(call.dispatched_at - call.started_at)
+    first, call.dispatched_at = not call.dispatched_at, time.perf_counter()
+    if first:
+        parts.metrics.gateway_latency.observe(call.dispatched_at - call.started_at)
     try:
-        response = await parts.upstream.send(origin, outgoing, parts.timeouts)
+        response = await parts.upstream.send(origin, outgoing, timeouts)
     except NotSent:
         call.dispatched_at = 0.0
         raise
@@ -82,11 +138,12 @@ async def dispatch(parts: Parts, call: Call, outgoing: Request) -> Response:
 def prepare(parts: Parts, request: web.BaseRequest, call: Call) -> Request:
     """What goes upstream. Raise ObolError `upstream_key_missing`."""
     provider = call.target.provider
-    managed = None if call.principal.provider_key else _managed_key(parts, call)
-    key = call.principal.provider_key or managed
+    managed = None if call.own_key else managed_key(parts, call.target)
+    key = call.own_key or managed
     # No compression where a chunk is hidden, which must be readable, or where an error event may have to be added.
-    compressed = not call.injects_usage and call.rolling is None
-    raw = headers.to_provider(request.raw_headers, provider, key, compressed=compressed)
+    compressed = not call.injects_usage and call.rolling is None and call.translation is None
+    sent = request.raw_headers if call.translation is None else call.translation.to_provider(request.raw_headers)
+    raw = headers.to_provider(sent, provider, key, compressed=compressed)
     body: bytes | AsyncIterator[bytes] = b""
     length = None
     if call.format.name not in UNREAD:
@@ -104,13 +161,16 @@ def prepare(parts: Parts, request: web.BaseRequest, call: Call) -> Request:
     )
 
 
-def _managed_key(parts: Parts, call: Call) -> str | None:
-    """The installation's own key for the provider; none is needed where a stand-in answers for it."""
-    provider = call.target.provider
+def managed_key(parts: Parts, target: Target[Provider]) -> str | None:
+    """The installation's own key for the provider; none is needed where a stand-in answers for it.
+
+    Raise ObolError `upstream_key_missing`.
+    """
+    provider = target.provider
     if provider is None:
         return None
     key = parts.managed_keys.get(provider.name)
-    if key is None and call.target.origin not in parts.origins:
+    if key is None and target.origin not in parts.origins:
         raise ObolError(
             "upstream_key_missing",
             f"this gateway has no key for {provider.name}: set OBOL_PROVIDER_KEY_{provider.name.upper()}",

@@ -23,10 +23,11 @@ from gateway.proxy.call import Call, Ending
 from gateway.proxy.conclusion import begin, conclude, end_claim
 from gateway.proxy.downstream import ClientGone, Downstream
 from gateway.proxy.exchange import exchange, prepare
+from gateway.proxy.hops import reserve
 from gateway.proxy.limits import beyond
 from gateway.proxy.parts import Parts
 from gateway.proxy.refusal import reason, refusal
-from gateway.proxy.rolling import RollingHold, first_step
+from gateway.wire.dropin import Route
 
 LOG = logging.getLogger("obol.forward")
 CUT_SHORT = ("truncated", "upstream_timeout", "client_stalled")
@@ -34,15 +35,18 @@ TOLD_IN_THE_STREAM = ("balance_exhausted", "hold_lost")
 """Endings whose reason stands in the stream; where there was no way to put it there, the stream is cut."""
 
 
-async def forward(parts: Parts, request: web.BaseRequest) -> web.StreamResponse:
-    """Serve one call. Every error before the first byte is told in the caller's dialect."""
+async def forward(parts: Parts, request: web.BaseRequest, route: Route | None = None) -> web.StreamResponse:
+    """Serve one call. Every error before the first byte is told in the caller's dialect.
+
+    `route`: of a call whose path names no target; the provider is then the one that has its model.
+    """
     call, answer = Call(request.method, parts.request_ids, request.transport), Downstream(parts, request)
     try:
-        await admit(parts, request, call)
+        await admit(parts, request, call, route)
         asked = ask_hold(parts, call)  # Redis trip 1
         outgoing = prepare(parts, request, call)  # while it is under way
         await hold(parts, call, asked, answer)
-        last = await exchange(parts, call, outgoing, answer)
+        last = await exchange(parts, request, call, outgoing, answer)
         if parts.fail is not None:
             parts.fail.reached("last_byte")
         await finish(parts, call, answer, last)  # Redis trip 2
@@ -81,12 +85,7 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
         raise parts.journals.refusal()
     principal = call.principal
     if principal.charged:
-        step_tokens = first_step(parts, call)
-        call.held_nano = parts.pricing.ceiling(
-            call.provider_name, call.facts, len(call.body), principal.meter, output_tokens=step_tokens
-        )
-        if step_tokens is not None:
-            call.rolling = RollingHold(parts, call, step_tokens)
+        reserve(parts, call)
     issued = parts.wallets.issue_hold(
         principal.wallet,
         call.request_id,
@@ -101,14 +100,7 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
 
 async def hold(parts: Parts, call: Call, asked: Issued, answer: Downstream) -> None:
     """Wait for the hold. There is no upstream call without it."""
-    result = await parts.wallets.held(asked)
-    if result.kind != "held":
-        call.held = False
-        if result.kind == "unknown":
-            parts.wallets.queue_restore(call.principal.wallet.shard, call.principal.wallet.wallet_id)
-        if result.status == "deleted":  # between the deletion and this process hearing of it
-            raise unknown_customer(legacy=call.principal.legacy)
-        raise _refusal(result, call.held_nano)
+    granted(parts, call, await parts.wallets.held(asked))
     parts.live.add(call)
     if parts.fail is not None:
         parts.fail.reached("held")
@@ -116,10 +108,22 @@ async def hold(parts: Parts, call: Call, asked: Issued, answer: Downstream) -> N
         raise ClientGone
 
 
+def granted(parts: Parts, call: Call, result: HoldResult) -> None:
+    """Raise ObolError where the hold was not granted: then there is none."""
+    if result.kind == "held":
+        return
+    call.held = False
+    if result.kind == "unknown":
+        parts.wallets.queue_restore(call.principal.wallet.shard, call.principal.wallet.wallet_id)
+    if result.status == "deleted":  # between the deletion and this process hearing of it
+        raise unknown_customer(legacy=call.principal.legacy)
+    raise _refusal(result, call.held_nano)
+
+
 async def finish(parts: Parts, call: Call, answer: Downstream, last: bytes) -> None:
     """Settle, and send the end. The settle leaves for Redis before the last bytes leave for the client: whoever has
     seen the end of the answer finds the call in the balance. Redis away: the client gets its end all the same."""
-    if call.ending == "completed" and answer.gone:
+    if call.ending == "completed" and answer.gone and last:
         call.ending = "client_gone"
     with suppress(LedgerAway):
         await begin(parts, call)
@@ -148,7 +152,7 @@ async def tell(parts: Parts, call: Call, answer: Downstream, error: Exception) -
     if answer.begun:
         answer.cut()
         return
-    head, body = refusal(error, call.format.dialect, call.request_id)
+    head, body = refusal(error, call.dialect, call.request_id)
     answer.begin(error.status, reason(error.status), head)
     with suppress(ClientGone):
         answer.end(body)

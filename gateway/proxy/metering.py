@@ -120,6 +120,11 @@ class Watch:
         """Bytes of the answer so far, decoded."""
         return self._meter.seen_bytes
 
+    @property
+    def has_end_mark(self) -> bool:
+        """A stream has told its own end, whatever still comes of its body."""
+        return isinstance(self._meter, StreamMeter) and self._meter.reading().finished
+
     def reading_so_far(self) -> Reading:
         """What a stream has told until now. A body that is not streamed can only be read once it is over."""
         return self._meter.reading() if isinstance(self._meter, StreamMeter) else Reading()

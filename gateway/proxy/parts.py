@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.background import Background
+from gateway.billing.catalogue import Catalogue
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
 from gateway.counting import Counter
@@ -34,6 +35,7 @@ class Parts(msgspec.Struct, kw_only=True):
     providers: Providers
     principals: Principals
     pricing: Pricing
+    catalogue: Catalogue
     ledger: Connection
     wallets: Wallets
     kept: Kept

@@ -13,7 +13,7 @@ from gateway.core.usage import Usage
 from gateway.ledger.row import encode
 from gateway.ledger.wallets import Price
 from gateway.proxy.call import Call
-from gateway.proxy.charging import priced_model, within_hold
+from gateway.proxy.charging import priced_model, pricing_of, within_hold
 from gateway.proxy.parts import Parts
 from gateway.wire.contract import Reading
 
@@ -60,7 +60,7 @@ def so_far(parts: Parts, call: Call) -> tuple[Price, bytes]:
     usage = within_hold(parts, call, _usage(call.progress, reading, call.watch.seen_bytes), reading)
     model = priced_model(parts, call, reading)
     principal = call.principal
-    priced = parts.pricing.price(
+    priced = pricing_of(parts, call).price(
         call.provider_name, model, usage, reading.service_tier, principal.meter, charged=principal.charged
     )
     return priced.price, encode(call.row_so_far(usage, priced, model, reading))

@@ -27,6 +27,8 @@ def refusal(error: ObolError, dialect: str = "obol", request_id: str | None = No
     ]
     if request_id is not None:
         headers.append((b"x-lava-request-id", request_id.encode()))
+    if error.code == "method_not_allowed":  # nothing here takes another one
+        headers.append((b"allow", b"POST"))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return headers, body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from gateway.errors import ObolError
 from gateway.proxy import headers
@@ -15,6 +16,9 @@ from gateway.proxy.upstream import Response
 from gateway.wire.error_events import closing
 from gateway.wire.framing import framing_of
 from gateway.wire.stream_text import StreamText
+
+if TYPE_CHECKING:
+    from gateway.proxy.translated import TranslatedAnswer
 
 REST_OF_EVENT_S = 2.0
 REST_OF_EVENT_BYTES = 256 * 1024
@@ -29,21 +33,34 @@ async def relay(parts: Parts, call: Call, response: Response, answer: Downstream
     where the hold is used up before anything was passed on.
     """
     watch = _begin(parts, call, response, answer)
+    taker = answer if call.translation is None else _translated(parts, call, response, answer)
     try:
         if call.rolling is None:
-            return await _pass(response, answer, watch)
-        return await _pass_covered(call.rolling, response, answer, watch)
-    except ClientGone:
-        call.ending = "client_gone"
+            return await _pass(response, taker, watch)
+        return await _pass_covered(call.rolling, response, taker, watch)
+    except ClientGone:  # many clients close as soon as they have read the end mark
+        call.ending = "completed" if watch.has_end_mark and not answer.missed else "client_gone"
         await _drain(parts, call, response, watch)
     except Exhausted as exhausted:
         call.ending = exhausted.ending
-        rest = await _rest_of_event(exhausted.hold, response, watch) if answer.begun else None
+        told = answer.begun and call.translated is None
+        rest = await _rest_of_event(exhausted.hold, response, watch) if told else None
         return last_words(call, answer, exhausted.error, rest)
     except ObolError as error:
         call.ending = "upstream_timeout" if error.code == "upstream_timeout" else "truncated"
         parts.metrics.limit_reached(error.limit)
+        if call.translated is not None and not answer.begun:
+            raise
     return watch.finish()
+
+
+def _translated(parts: Parts, call: Call, response: Response, answer: Downstream) -> TranslatedAnswer:
+    """What takes the answer in the client's place."""
+    from gateway.proxy.translated import TranslatedAnswer
+
+    assert call.translation is not None
+    call.translated = TranslatedAnswer(parts, call.translation, call, response, answer)
+    return call.translated
 
 
 def last_words(call: Call, answer: Downstream, error: ObolError, rest: bytes | None) -> bytes:
@@ -51,6 +68,8 @@ def last_words(call: Call, answer: Downstream, error: ObolError, rest: bytes | N
 
     b"": there is no way to tell it, so the answer is to be cut. Raise `error` where nothing was sent yet.
     """
+    if call.translated is not None:
+        return call.translated.last_words(error)
     if not answer.begun:
         raise error
     rolling, watch = call.rolling, call.watch
@@ -58,7 +77,7 @@ def last_words(call: Call, answer: Downstream, error: ObolError, rest: bytes | N
         return b""
     text, sent = rolling.text, rolling.open_event.tail + rest
     format_, begun = call.format, text.taken or bool(sent)
-    told = closing(format_.name, format_.dialect, text.framing, error, call.request_id, sent, begun=begun)
+    told = closing(format_.name, call.dialect, text.framing, error, call.request_id, sent, begun=begun)
     return rest + told if told else b""
 
 
@@ -86,11 +105,13 @@ def _begin(parts: Parts, call: Call, response: Response, answer: Downstream) -> 
         call.rolling.attach(watch, text)
     if parts.fail is not None:
         watch.feed = parts.fail.in_the_middle_of(watch.feed)
-    answer.begin(response.status, response.reason, headers.to_client(response.headers, call.request_id, hidden=hidden))
+    if call.translation is None:
+        head = headers.to_client(response.headers, call.request_id, hidden=hidden)
+        answer.begin(response.status, response.reason, head)
     return watch
 
 
-async def _pass(response: Response, answer: Downstream, watch: Watch) -> bytes:
+async def _pass(response: Response, answer: Downstream | TranslatedAnswer, watch: Watch) -> bytes:
     """Raise ClientGone, or ObolError where the answer is cut short or too slow."""
 
     def pass_on(piece: bytes) -> bool:
@@ -111,7 +132,9 @@ async def _pass(response: Response, answer: Downstream, watch: Watch) -> bytes:
     return watch.finish()
 
 
-async def _pass_covered(rolling: RollingHold, response: Response, answer: Downstream, watch: Watch) -> bytes:
+async def _pass_covered(
+    rolling: RollingHold, response: Response, answer: Downstream | TranslatedAnswer, watch: Watch
+) -> bytes:
     """The same for a stream whose hold has to be kept ahead of it: no piece goes out that it does not cover.
 
     Raise Exhausted, too.

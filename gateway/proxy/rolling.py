@@ -19,9 +19,10 @@ from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.wallets import Extension, now_ms
 from gateway.proxy.call import Call
+from gateway.proxy.charging import pricing_of
 from gateway.proxy.metering import Watch
 from gateway.proxy.parts import Parts
-from gateway.wire.contract import ALL
+from gateway.wire.contract import ALL, RequestFacts
 from gateway.wire.framing import WHOLE
 from gateway.wire.stream_text import WINDOW_BYTES, OpenEvent, StreamText
 
@@ -63,10 +64,10 @@ class Exhausted(Exception):
         self.error = error
 
 
-def first_step(parts: Parts, call: Call) -> int | None:
-    """Output tokens that the hold of this call covers at first; None where it covers all that the call can produce."""
-    facts, step = call.facts, parts.settings.hold_step_tokens
-    if not facts.stream or facts.free or facts.usage is not None or call.format.name not in ROLLING_FORMATS:
+def first_step(parts: Parts, format_name: str, facts: RequestFacts) -> int | None:
+    """Output tokens that the hold of a call covers at first; None where it covers all that the call can produce."""
+    step = parts.settings.hold_step_tokens
+    if not facts.stream or facts.free or facts.usage is not None or format_name not in ROLLING_FORMATS:
         return None
     asked = facts.max_output_tokens
     return None if asked is not None and asked * facts.choices <= step else step
@@ -169,7 +170,7 @@ class RollingHold:
             assert self._work is not None
             await asyncio.wait([self._work])
             if self._refusal is not None and self.used_tokens() >= self.held_tokens:
-                self.exhausted = Exhausted(self, *_why(self._refusal))
+                self.exhausted = Exhausted(self, *why_ended(self._refusal))
                 raise self.exhausted
 
     def pass_time(self, elapsed_ms: int) -> None:
@@ -281,7 +282,7 @@ class RollingHold:
 
     def _price(self, output_tokens: int) -> int:
         call = self._call
-        return self._parts.pricing.ceiling(
+        return pricing_of(self._parts, call).ceiling(
             call.provider_name,
             call.facts,
             len(call.body),
@@ -341,7 +342,7 @@ async def extend(parts: Parts, call: Call, amount_nano: int) -> Extension:
     return extension
 
 
-def _why(refusal: Extension | LedgerAway) -> tuple[Cut, ObolError]:
+def why_ended(refusal: Extension | LedgerAway) -> tuple[Cut, ObolError]:
     """How a stream ends, and what the caller is told."""
     if isinstance(refusal, LedgerAway):
         why = "the ledger does not answer, so no more can be reserved for this stream"

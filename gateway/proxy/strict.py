@@ -33,6 +33,8 @@ TOO_MANY_HEADERS = "Too many headers"
 """How the parser's message begins where it has no exception of its own."""
 IGNORED_UPGRADE = "h2c"
 """Java's HTTP client offers it with every first request in plain text. To ignore an upgrade is to decline it."""
+WEBSOCKET = "websocket"
+"""Whether there is one at a path is for `realtime/serve.py` to say."""
 
 _HOST = re.compile(r"[A-Za-z0-9._~%:\[\]-]*")
 
@@ -216,6 +218,13 @@ def check(message: RawRequestMessage, payload: StreamReader) -> None:
     if hdrs.EXPECT in headers and current and headers[hdrs.EXPECT].lower() != "100-continue":
         raise Refused(ObolError("expectation_failed", "only the expectation 100-continue is met", param="expect"))
     if message.upgrade and headers.get(hdrs.UPGRADE, "").lower() != IGNORED_UPGRADE:
+        _check_websocket(message, payload)
+
+
+def _check_websocket(message: RawRequestMessage, payload: StreamReader) -> None:
+    """Raise Refused for an upgrade that is not the beginning of one."""
+    asked = message.method == hdrs.METH_GET and message.version == HttpVersion11 and payload is EMPTY_PAYLOAD
+    if not asked or message.headers.get(hdrs.UPGRADE, "").lower() != WEBSOCKET:
         raise _malformed("there is no upgrade to another protocol here")
 
 

@@ -117,8 +117,8 @@ class Upstream:
         self._connections_max = connections_max
         self._connect_timeout_s = connect_timeout_s
         self._idle_s = idle_s
-        self._resolver = resolver
-        self._tls = tls
+        self.resolver = resolver
+        self.tls = tls
         self._idle: dict[Origin, deque[HttpConnection]] = {}
         self._open: set[HttpConnection] = set()
         self._opening = 0
@@ -236,14 +236,14 @@ class Upstream:
 
     async def _opened(self, origin: Origin) -> HttpConnection:
         """Connected to one of the very addresses that were checked; the certificate must be for the name."""
-        infos = await self._resolver.addresses(origin.host, origin.port, origin.policy)
+        infos = await self.resolver.addresses(origin.host, origin.port, origin.policy)
         raw = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         secure = origin.scheme == "https"
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: HttpConnection(self._open.discard),
             sock=raw,
-            ssl=self._tls if secure else None,
+            ssl=self.tls if secure else None,
             server_hostname=origin.host if secure else None,
         )
         return connection

@@ -16,7 +16,7 @@ from gateway.core.usage import ExtraUsage, Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.ceiling import SEARCHES_MAX, prompt_at_most
 from gateway.wire.contract import ALL, RequestFacts
-from gateway.wire.fields import count, decode, items, mapping, partition, text
+from gateway.wire.fields import count, count_asked, decode, items, mapping, partition, text
 from gateway.wire.image_tokens import ANTHROPIC
 from gateway.wire.media import media_of, media_usage
 from gateway.wire.reader import Reader
@@ -188,7 +188,7 @@ class AnthropicMessages(BaseFormat):
         return RequestFacts(
             model=model,
             stream=request.stream is True,
-            max_output_tokens=count(request.max_tokens),
+            max_output_tokens=count_asked(request.max_tokens),
             service_tier=text(request.service_tier),
             free=self.name == "anthropic_count_tokens",
             at_most=messages_at_most(body, request, model),

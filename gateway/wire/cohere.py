@@ -12,7 +12,7 @@ from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.ceiling import SEARCHES_MAX, prompt_at_most
 from gateway.wire.contract import Meter, RequestFacts
-from gateway.wire.fields import count, decode, first, items, mapping, partition, text
+from gateway.wire.fields import count, count_asked, decode, first, items, mapping, partition, text
 from gateway.wire.image_tokens import OPENAI
 from gateway.wire.media import Media, media_in, media_of, media_usage
 from gateway.wire.meters import NDJSON, StreamMeter, meter_for
@@ -139,7 +139,7 @@ class CohereChat(BaseFormat):
         return RequestFacts(
             model=optional_model(request.model),
             stream=request.stream is True,
-            max_output_tokens=count(request.max_tokens),
+            max_output_tokens=count_asked(request.max_tokens),
             at_most=chat_at_most(body, request),
         )
 

@@ -29,6 +29,16 @@ def count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value <= COUNT_MAX else None  # type(): a bool is no count
 
 
+def count_asked(value: Any) -> int | None:
+    """A count in a request, also where it is text: Google takes "8" for 8, and so do many that copied OpenAI."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return count(value)
+
+
 def microseconds(seconds: Any) -> int | None:
     """Microseconds of a duration in seconds."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= COUNT_MAX:
@@ -60,8 +70,8 @@ def first(*values: T | None) -> T | None:
 
 
 def largest(values: Iterable[Any]) -> int | None:
-    """The largest count among `values`: where a limit has two names, the larger one bounds what can be used."""
-    return max((number for value in values if (number := count(value)) is not None), default=None)
+    """The largest count among those asked for: where a limit has two names, the larger one bounds what can be used."""
+    return max((number for value in values if (number := count_asked(value)) is not None), default=None)
 
 
 def decode(data: bytes, of: Callable[..., T]) -> T | None:

@@ -1,6 +1,7 @@
 """Asking an OpenAI-shaped stream for its usage: setting `stream_options.include_usage` in the body's own bytes.
 
-Everything outside the value of the top-level member `stream_options` stays byte for byte as the client sent it.
+Everything outside the value of the top-level member `stream_options` stays byte for byte as the client sent it; of a
+large body that has one, the values of all other members do.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import re
 import msgspec
 
 from gateway.wire.fields import Json, decode, mapping
+from gateway.wire.requests import BOM
 
+SCAN_MAX_BYTES = 4_096
+"""Up to this a body is read token by token, at most some 4 ms."""
 _KEY = "stream_options"
 _INSERTED = b'"stream_options":{"include_usage":true}'
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]', re.DOTALL)
@@ -20,9 +24,13 @@ def with_usage(body: bytes) -> bytes:
     """`body`, a JSON object, asking for the usage chunk. Unchanged if it cannot be read."""
     if b"stream_options" not in body and b"\\u" not in body:
         return _inserted(body)
-    spans = _value_spans(body)
-    if not spans:
+    members = raw_members(body)
+    if _KEY not in members:
         return _inserted(body)
+    if len(body) > SCAN_MAX_BYTES:
+        options = mapping(decode(bytes(members[_KEY]), Json | None)) | {"include_usage": True}  # type: ignore[arg-type]
+        return with_member(members, _KEY, msgspec.json.encode(options))
+    spans = value_spans(body, _KEY)
     for start, end in reversed(spans):
         options = mapping(decode(body[start:end], Json | None)) | {"include_usage": True}  # type: ignore[arg-type]
         body = body[:start] + msgspec.json.encode(options) + body[end:]
@@ -37,8 +45,21 @@ def _inserted(body: bytes) -> bytes:
     return b"".join((body[:at], _INSERTED, comma, body[at:]))
 
 
-def _value_spans(body: bytes) -> list[tuple[int, int]]:
-    """Where the values of the top-level member stand; more than one if the client repeated it."""
+def raw_members(body: bytes) -> dict[str, msgspec.Raw]:
+    """The members of a JSON object, each value as it was sent; the last one of a name counts. {} if it is no object."""
+    return decode(body.removeprefix(BOM), dict[str, msgspec.Raw]) or {}
+
+
+def with_member(members: dict[str, msgspec.Raw], name: str, value: bytes) -> bytes:
+    """The object with this value, written anew: once each name, and nothing between them."""
+    return msgspec.json.encode(members | {name: msgspec.Raw(value)})
+
+
+def value_spans(body: bytes, name: str) -> list[tuple[int, int]]:
+    """Where the values of the top-level member `name` stand; more than one if the client repeated it.
+
+    Takes up to a microsecond a byte: for bodies up to SCAN_MAX_BYTES.
+    """
     spans: list[tuple[int, int]] = []
     depth = 0
     start = -1
@@ -48,7 +69,7 @@ def _value_spans(body: bytes) -> list[tuple[int, int]]:
         if token in (b"{", b"["):
             depth += 1
         elif token == b":" and depth == 1:
-            start = match.end() if _is_key(key) else -1
+            start = match.end() if _is_key(key, name) else -1
         elif depth == 1 and start >= 0 and token in (b",", b"}"):
             spans.append((start, match.start()))
             start = -1
@@ -58,5 +79,5 @@ def _value_spans(body: bytes) -> list[tuple[int, int]]:
     return spans
 
 
-def _is_key(token: bytes) -> bool:
-    return token.startswith(b'"') and decode(token, str) == _KEY
+def _is_key(token: bytes, name: str) -> bool:
+    return token.startswith(b'"') and decode(token, str) == name

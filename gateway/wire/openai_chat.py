@@ -16,7 +16,7 @@ from gateway.core.usage import Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.ceiling import SEARCHES_MAX, hidden_prompt_tokens, prompt_at_most
 from gateway.wire.contract import ALL, Meter, RequestFacts
-from gateway.wire.fields import count, decode, items, largest, mapping, text
+from gateway.wire.fields import count_asked, decode, items, largest, mapping, text
 from gateway.wire.image_tokens import OPENAI
 from gateway.wire.inject import with_usage
 from gateway.wire.media import media_of, media_usage
@@ -198,7 +198,7 @@ class OpenAIChat(BaseFormat):
             model=model,
             stream=request.stream is True,
             max_output_tokens=largest((request.max_completion_tokens, request.max_tokens)),
-            choices=max(count(request.n) or 1, 1),
+            choices=max(count_asked(request.n) or 1, 1),
             include_usage=mapping(request.stream_options).get("include_usage") is True,
             service_tier=text(request.service_tier),
             at_most=chat_at_most(body, request, model),

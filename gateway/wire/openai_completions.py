@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.core.usage import Usage
 from gateway.wire.contract import RequestFacts
-from gateway.wire.fields import count, decode, items, mapping, text
+from gateway.wire.fields import count_asked, decode, items, mapping, text
 from gateway.wire.openai_chat import ChatReader, Chunk, OpenAIChat, choice_text
 from gateway.wire.requests import decode_body, loads, prompt_text, require_model, token_ids
 
@@ -38,12 +38,12 @@ class OpenAICompletions(OpenAIChat):
 
     def read_request(self, body: bytes, path: str, query: str, content_type: str = "") -> RequestFacts:
         request = decode_body(body, Request)
-        candidates = max(count(request.n) or 1, count(request.best_of) or 1, 1)
+        candidates = max(count_asked(request.n) or 1, count_asked(request.best_of) or 1, 1)
         return RequestFacts(
             model=require_model(request.model, path),
             stream=request.stream is True,
             # OpenAI's own default is 16; those who copied the endpoint have others, and none.
-            max_output_tokens=count(request.max_tokens),
+            max_output_tokens=count_asked(request.max_tokens),
             choices=candidates * _prompts(request.prompt),
             include_usage=mapping(request.stream_options).get("include_usage") is True,
         )

@@ -11,7 +11,7 @@ from gateway.core.usage import ExtraUsage, Usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.ceiling import SEARCHES_MAX, hidden_prompt_tokens, prompt_at_most
 from gateway.wire.contract import RequestFacts
-from gateway.wire.fields import count, decode, first, items, mapping, partition, text
+from gateway.wire.fields import count, count_asked, decode, first, items, mapping, partition, text
 from gateway.wire.image_tokens import OPENAI
 from gateway.wire.images import MADE_TOKENS_MAX
 from gateway.wire.media import media_of, media_usage
@@ -197,7 +197,7 @@ class OpenAIResponses(BaseFormat):
         return RequestFacts(
             model=model,
             stream=request.stream is True,
-            max_output_tokens=count(request.max_output_tokens),
+            max_output_tokens=count_asked(request.max_output_tokens),
             service_tier=text(request.service_tier),
             at_most=responses_at_most(body, request, model),
             hidden_tokens_max=openai_hidden(model, None, request.reasoning),

@@ -12,12 +12,15 @@ import msgspec
 from gateway.errors import ObolError
 from gateway.wire.fields import MESSAGE_MAX_CHARACTERS, Json, decoder
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]{1,200})', re.IGNORECASE)
-_FIELD_NAME = re.compile(rb'name="([^"]{1,100})"')
+_DISPOSITION = re.compile(rb"(?:\A|\r\n)content-disposition:[ \t]*form-data([^\r\n]*)", re.IGNORECASE)
+_PARAMETER = re.compile(rb";[ \t]*(name|filename)[ \t]*\*?[ \t]*=", re.IGNORECASE)
+_FIELD_NAME = re.compile(rb';[ \t]*name="([^"\\]{1,100})"')
 _FORM_HEADER_MAX_BYTES = 4_096
 _FORM_VALUE_MAX_BYTES = 64 * 1024
+_FORM_PARTS_MAX = 1_000
 
 # Members of messages that are not prompt text: names, ids, and media that tokenizers never see as text.
 _NOT_TEXT = frozenset(
@@ -33,7 +36,7 @@ P = TypeVar("P")
 def decode_body(body: bytes, of: type[T]) -> T:
     """A JSON object body as `of`: a Struct of the members wanted, or a dict. Raise ObolError `invalid_request`."""
     try:
-        return msgspec.json.decode(body.removeprefix(_BOM), type=of)
+        return msgspec.json.decode(body.removeprefix(BOM), type=of)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error)[:MESSAGE_MAX_CHARACTERS]  # it tells the path to the fault, which may be a thousand levels deep
         raise ObolError("invalid_request", f"the request body is not a JSON object: {why}", param="body") from None
@@ -42,7 +45,7 @@ def decode_body(body: bytes, of: type[T]) -> T:
 def decode_outlined(body: bytes, outlined: Callable[..., T], plain: type[P]) -> T | P:
     """As `decode_body`: as `outlined`, with the outline of the prompt, or as `plain` where that has another shape."""
     try:
-        found: T = decoder(outlined).decode(body.removeprefix(_BOM))
+        found: T = decoder(outlined).decode(body.removeprefix(BOM))
         return found
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return decode_body(body, plain)
@@ -51,7 +54,7 @@ def decode_outlined(body: bytes, outlined: Callable[..., T], plain: type[P]) -> 
 def loads(body: bytes) -> Json:
     """The whole body as an object, {} if it is not one."""
     try:
-        return msgspec.json.decode(body.removeprefix(_BOM), type=Json)
+        return msgspec.json.decode(body.removeprefix(BOM), type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
@@ -89,8 +92,9 @@ def is_form(body: bytes) -> bool:
 def form_fields(body: bytes, content_type: str = "") -> dict[str, str]:
     """The text fields of a multipart body; files and values above 64 KiB are left out.
 
-    Raise ObolError `invalid_request` for a field given twice, and where the boundary that begins the body is not
-    that of `content_type` (unless it is empty): the provider might then read other fields than these.
+    Raise ObolError `invalid_request` for a field given twice and, unless `content_type` is empty, where the boundary
+    that begins the body is not its own or the head of a part leaves room for two readings: the provider might then read
+    other fields than these.
     """
     boundary = body[: body.find(b"\r\n")] if b"\r\n" in body[:_FORM_HEADER_MAX_BYTES] else b""
     declared = _BOUNDARY.search(content_type)
@@ -100,10 +104,12 @@ def form_fields(body: bytes, content_type: str = "") -> dict[str, str]:
         )
     fields: dict[str, str] = {}
     for head, start, end in _form_parts(body, boundary):
-        found = _FIELD_NAME.search(head)
-        if found is None or b"filename=" in head or end - start > _FORM_VALUE_MAX_BYTES:
+        part = _part(head)
+        if part is None and content_type:
+            raise ObolError("invalid_request", "a part of the form does not tell its name in quotes", param="body")
+        if part is None or part[1] or end - start > _FORM_VALUE_MAX_BYTES:
             continue
-        name = found.group(1).decode("utf-8", "replace")
+        name = part[0].decode("utf-8", "replace")
         if name in fields and not name.endswith("[]"):
             raise ObolError("invalid_request", f"the form field {name} is given twice", param=name)
         fields[name] = body[start:end].decode("utf-8", "replace")
@@ -113,19 +119,41 @@ def form_fields(body: bytes, content_type: str = "") -> dict[str, str]:
 def form_files(body: bytes) -> list[tuple[int, int]]:
     """Where the files of a multipart body start and end in it."""
     boundary = body[: body.find(b"\r\n")] if b"\r\n" in body[:_FORM_HEADER_MAX_BYTES] else b""
-    return [(start, end) for head, start, end in _form_parts(body, boundary) if b"filename=" in head]
+    parts = ((_part(head), start, end) for head, start, end in _form_parts(body, boundary))
+    return [(start, end) for part, start, end in parts if part is not None and part[1]]
+
+
+def form_value_span(body: bytes, name: str) -> tuple[int, int] | None:
+    """Where the value of a text field of a multipart body starts and ends in it."""
+    boundary = body[: body.find(b"\r\n")] if b"\r\n" in body[:_FORM_HEADER_MAX_BYTES] else b""
+    for head, start, end in _form_parts(body, boundary):
+        if _part(head) == (name.encode(), False):
+            return start, end
+    return None
 
 
 def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The header of each part, and where its value starts and ends."""
+    """The head of each part, and where its value starts and ends. b"": it does not end in time. Raise ObolError."""
     if len(boundary) < 3:
         return
-    start = len(boundary) + 2
+    start, number = len(boundary) + 2, 0
     while (end := body.find(b"\r\n" + boundary, start)) >= 0:
+        number += 1
+        if number > _FORM_PARTS_MAX:
+            raise ObolError("invalid_request", f"the form has more than {_FORM_PARTS_MAX:,} parts", param="body")
         split = body.find(b"\r\n\r\n", start, min(end, start + _FORM_HEADER_MAX_BYTES))
-        if split >= 0:
-            yield body[start:split], split + 4, end
+        yield (body[start:split], split + 4, end) if split >= 0 else (b"", end, end)
         start = end + len(boundary) + 4
+
+
+def _part(head: bytes) -> tuple[bytes, bool] | None:
+    """Name of a part, and whether it is a file; None where its head does not tell, or tells it twice."""
+    dispositions = _DISPOSITION.findall(head)
+    if len(dispositions) != 1:
+        return None
+    parameters = [parameter.lower() for parameter in _PARAMETER.findall(dispositions[0])]
+    name = _FIELD_NAME.search(dispositions[0])
+    return (name.group(1), b"filename" in parameters) if name and parameters.count(b"name") == 1 else None
 
 
 def prompt_text(*values: Any) -> str:

@@ -120,7 +120,7 @@ def resolve(
         scheme, _, rest = remainder[1:].partition("/")
         url, remainder, parameters, encoded = f"{scheme}://{rest}", "", raw_query.split("&"), False
     else:
-        url, parameters, encoded = _value_of_u(raw_query, remainder)
+        url, parameters, encoded = _value_of_u(raw_query)
     origin, scheme, host, port, path, query = _split(url, providers, allowed_http_origins)
     path = _join(path, remainder, origin, providers)
     path, provider = _repair(path, origin, providers)
@@ -174,16 +174,14 @@ def _remainder(gateway_path: str) -> str:
     raise _invalid("must be asked for at /v1/forward")
 
 
-def _value_of_u(raw_query: str, remainder: str) -> tuple[str, list[str], bool]:
+def _value_of_u(raw_query: str) -> tuple[str, list[str], bool]:
     """The value of `u`, the other parameters in order, and whether the value came percent-encoded."""
     found = _U.search(raw_query)
     if found is None:
-        if remainder:
-            raise _missing(
-                "The query parameter u, the target URL, is missing: this client drops the query of its base URL. "
-                "Use the base URL /v1/forward/https/<host>/<path>."
-            )
-        raise _missing("The query parameter u, the target URL, is missing.")
+        raise _missing(
+            "The query parameter u, the target URL, is missing. For a client that drops the query of its base URL, "
+            "use the base URL /v1/forward/https/<host>/<path>."
+        )
     value, *after = raw_query[found.end() :].split("&")
     if not value:
         raise _missing("The query parameter u, the target URL, is empty.")

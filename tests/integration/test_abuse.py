@@ -250,6 +250,20 @@ async def test_what_stands_behind_an_offer_to_upgrade_is_not_served(attacked: At
     assert attacked.gateway.provider.request_count == 2
 
 
+async def test_what_stands_behind_a_websocket_that_is_refused_is_not_served(attacked: Attacked) -> None:
+    attacked.gateway.provider.clear()
+    place = attacked.place("chat")
+    asked = place.get("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+    for blocks in ((asked + place.post(LENGTH),), (asked, place.post(LENGTH)), (asked[:-9], asked[-9:] + b"RUBBISH")):
+        async with raw_client(attacked.gateway.url) as client:
+            await client.send(*blocks)
+            answer = await client.answer()
+            assert answer is not None
+            checked(answer, 400, "invalid_request")
+            assert await client.ended()
+    assert attacked.gateway.provider.request_count == 0
+
+
 async def test_rubbish_behind_a_call_under_way_ends_the_connection_after_its_answer(attacked: Attacked) -> None:
     attacked.gateway.provider.clear()
     async with raw_client(attacked.gateway.url) as client:

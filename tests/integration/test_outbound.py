@@ -366,7 +366,7 @@ async def test_an_answer_that_changes_between_check_and_connect_gains_nothing(ou
 
 async def test_a_name_that_turns_private_is_refused_at_the_next_connection(outbound):
     outbound.names[ACME] = [[(PUBLIC, 0)], [("127.0.0.1", 0)]]
-    assert [info[4][0] for info in await outbound.upstream._resolver.addresses(ACME, 443, "own")] == [PUBLIC]
+    assert [info[4][0] for info in await outbound.upstream.resolver.addresses(ACME, 443, "own")] == [PUBLIC]
     await asyncio.sleep(0.06)
     answer, _, customer = await outbound.call(f"https://{ACME}/x", key=OWN)
     assert answer.status == 400

@@ -399,7 +399,7 @@ async def test_a_hold_that_redis_lost_is_made_again(gateway):
 
 
 LONGER = steering_header(completion_tokens=6_000, prompt_tokens=5, chunks=1_500, chunk_delay_ms=2)
-CUT_EARLY = steering_header(completion_tokens=6_000, prompt_tokens=5, chunks=1_500, chunk_delay_ms=10)
+CUT_EARLY = steering_header(completion_tokens=6_000, prompt_tokens=5, chunks=1_500, chunk_delay_ms=5)
 """For streams that end by what Redis lost, noticed within a second or so: long after that on any machine."""
 
 
@@ -470,7 +470,7 @@ async def test_a_stream_of_which_no_text_is_kept_is_cut(gateway):
     body = chat(stream=True, max_tokens=6_000)
     async with gateway.forward(CHAT, gateway.token_for(customer), json=body, headers=CUT_EARLY) as answer:
         async with asyncio.timeout(5):
-            while (call := await held_ahead(gateway)).rolling.held_tokens < 6_000:
+            while not (call := await held_ahead(gateway)).rolling._text_gone:
                 await asyncio.sleep(0.005)
         await redis_loses(gateway, customer, call, 100, taken=True)
         with pytest.raises(aiohttp.ClientPayloadError):

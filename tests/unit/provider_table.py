@@ -8,16 +8,21 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "providers.md"
-RECORDINGS = ROOT.parent / "shared" / "recordings" / "http"
+RECORDINGS = ROOT.parent / "shared" / "recordings"
 BEGIN, END = "<!-- generated from here -->\n", "<!-- to here -->\n"
 
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "tests" / "integration"))
+from recorded_exchanges import exchanges  # noqa: E402
+from recorded_metering import metered  # noqa: E402
+
 from gateway import providers  # noqa: E402
-from gateway.proxy.metering import TOKEN_FORMATS  # noqa: E402
 from gateway.wire.formats import FORMATS  # noqa: E402
 
 # What each format is metered from: (not streamed, streamed). Every format has an entry; a test holds this.
@@ -37,8 +42,8 @@ METERED = {
     "cohere_v2_chat": ("told (billed units)", "told in the last event"),
     "cohere_embed": ("told (billed units)", "-"),
     "rerank": ("told: search units or tokens", "-"),
-    "images": ("told; the images are counted", "told in the last event"),
-    "hyperbolic_images": ("the images are counted", "-"),
+    "images": ("told; how many images there are, of which kind (told, else as asked for)", "told in the last event"),
+    "hyperbolic_images": ("how many images there are, of the kind asked for", "-"),
     "audio_speech": ("characters of the request; gpt-4o models: sound, estimated", "told in the last event"),
     "audio_transcriptions": (
         "told: tokens or seconds; else the recording's length, estimated",
@@ -50,62 +55,80 @@ METERED = {
     "plain": ("free", "-"),
     "http": ("calls, bytes, time", "calls, bytes, time"),
 }
+REALTIME = "realtime (WebSocket)"
+LISTED = tuple(name for name in FORMATS if name not in ("plain", "http"))
+OTHER_HOST = "any other host"
+UNPROVED = "as above; no recording"
+
+
+class Kind(NamedTuple):
+    """One cell of the table: what became of a successful exchange."""
+
+    provider: str
+    format: str
+    streamed: bool
+    how: str
+    """"told", "counted" or "free"."""
 
 
 def generated() -> str:
     """The tables. The recordings must be beside the repository."""
     table = providers.load()
-    proof, others = _recorded(table)
+    proof = Counter(_recorded(table))
     parts = ["### Formats\n", "| format | not streamed | streamed |", "|---|---|---|"]
     parts += [f"| `{name}` | {METERED[name][0]} | {METERED[name][1]} |" for name in FORMATS]
-    parts += ["", "### Providers\n", "| provider | formats | recordings that prove it |", "|---|---|---|"]
-    parts += [_row(row, proof[row.name.lower()]) for row in table]
-    parts += [f"| any other host | {_names(_other_formats(table))}, `http` | {_proof(others)} |"]
+    parts += [f"| {REALTIME} | - | told after each response |"]
+    parts += ["", "### Providers and formats\n"]
+    parts += ["| provider | format | not streamed | streamed |", "|---|---|---|---|"]
+    for row in table:
+        parts += _rows(row.name, row.path_formats.names, proof, realtime=bool(row.realtime_paths))
+    parts += _rows(OTHER_HOST, table.other_formats.names | {"http"}, proof, realtime=False)
     return "\n".join(parts) + "\n"
 
 
-def _row(row: providers.Provider, proof: Counter[tuple[str, str]]) -> str:
-    return f"| {row.name} | {_names(row.path_formats.names)} | {_proof(proof)} |"
+def _rows(provider: str, names: Iterable[str], proof: Counter[Kind], *, realtime: bool) -> Iterator[str]:
+    """A row for each format that recordings prove, one for those that none does, one for those that are refused."""
+    served = [name for name in (*LISTED, "http") if name in set(names)]
+    proved = [name for name in served if any(proof[kind] for kind in _kinds(provider, name))]
+    for name in proved:
+        cells = (_cell(provider, name, streamed, proof) for streamed in (False, True))
+        yield f"| {provider} | `{name}` | {' | '.join(cells)} |"
+    if realtime:
+        sessions = sum(1 for _ in _sessions(provider))
+        yield f"| {provider} | {REALTIME} | - | {f'told {sessions}' if sessions else UNPROVED} |"
+    if unproved := [name for name in served if name not in proved]:
+        yield f"| {provider} | {', '.join(f'`{name}`' for name in unproved)} | {UNPROVED} | {UNPROVED} |"
+    if "http" not in served:
+        yield f"| {provider} | all others | refused | refused |"
 
 
-def _other_formats(table: providers.Providers) -> set[str]:
-    return set(table.other_formats.names)
+def _cell(provider: str, name: str, streamed: bool, proof: Counter[Kind]) -> str:
+    found = {how: proof[Kind(provider, name, streamed, how)] for how in ("told", "counted", "free")}
+    return ", ".join(f"{how} {number}" for how, number in found.items() if number) or "-"
 
 
-def _names(names: set[str] | frozenset[str]) -> str:
-    return ", ".join(f"`{name}`" for name in FORMATS if name in names - {"plain"})
+def _kinds(provider: str, name: str) -> Iterator[Kind]:
+    for how in ("told", "counted", "free"):
+        yield Kind(provider, name, False, how)
+        yield Kind(provider, name, True, how)
 
 
-def _proof(found: Counter[tuple[str, str]]) -> str:
-    """`format` told + streamed and told (counted), in the order of the formats."""
-    shown = []
-    for name in FORMATS:
-        told, streamed, counted = (found[name, kind] for kind in ("told", "streamed", "counted"))
-        if told or streamed or counted:
-            shown.append(f"`{name}` {told} + {streamed}" + (f", {counted} counted" if counted else ""))
-    return "; ".join(shown) or "none"
-
-
-def _recorded(table: providers.Providers) -> tuple[dict[str, Counter[tuple[str, str]]], Counter[tuple[str, str]]]:
-    proof: dict[str, Counter[tuple[str, str]]] = {row.name.lower(): Counter() for row in table}
-    others: Counter[tuple[str, str]] = Counter()
-    for path in sorted(RECORDINGS.glob("*.json")):
-        record = json.loads(path.read_bytes())
-        if record["status"] >= 400:
+def _recorded(table: providers.Providers) -> Iterator[Kind]:
+    """Every successful exchange, read by the format of its path, as the gateway does."""
+    for one in exchanges():
+        if one.exchange.status >= 400:
             continue
-        row = table.by_origin(f"https://{record['host']}", record["path"])
-        format_of = table.format_elsewhere if row is None else row.format_of
-        name = format_of(record["method"], record["path"])
-        (others if row is None else proof[row.name.lower()])[name, _kind(record, name)] += 1
-    return proof, others
+        known = table.by_origin(one.origin, one.path)
+        found = metered(table, one)
+        reading = found.reading
+        how = "free" if found.free else "counted" if reading.usage is None or reading.estimated else "told"
+        yield Kind(known.name if known else OTHER_HOST, found.format, one.exchange.stream, how)
 
 
-def _kind(record: dict[str, object], name: str) -> str:
-    usage = record["expected"]
-    assert isinstance(usage, dict)
-    if name in TOKEN_FORMATS and usage["input_tokens"] is None and usage["output_tokens"] is None:
-        return "counted"
-    return "streamed" if record["stream"] else "told"
+def _sessions(provider: str) -> Iterator[Path]:
+    for path in sorted((RECORDINGS / "realtime").glob("*.json")):
+        if json.loads(path.read_bytes())["provider"] == provider:
+            yield path
 
 
 def main() -> None:

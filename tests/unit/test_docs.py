@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -247,7 +248,7 @@ def pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+(?:\[[\w,]+\])?)==([^\s;\\]+)", text_of(name), re.M))
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-e2e.txt"])
 def test_locks_hold_hashes_and_no_address(name):
     requirements = re.split(r"\n(?=[^\s#])", text_of(name))
     assert all("--hash=sha256:" in requirement for requirement in requirements if "==" in requirement)
@@ -255,13 +256,27 @@ def test_locks_hold_hashes_and_no_address(name):
     assert re.findall(r"://|--(?:extra-)?index|--find-links|\b\w+\.(?:org|com|io|dev|net)\b/", text_of(name)) == []
 
 
-def test_what_runs_is_what_was_tested():
-    tested = pins("requirements-dev.txt")
+@pytest.mark.parametrize("name", ["requirements-dev.txt", "requirements-e2e.txt"])
+def test_what_runs_is_what_was_tested(name):
+    tested = pins(name)
     assert {name: version for name, version in pins("requirements.txt").items() if tested.get(name) != version} == {}
 
 
-def test_the_locks_cover_the_project():
-    project = re.findall(r'^  "([\w-]+)>=', text_of("pyproject.toml"), re.M)
-    locked = {name.lower().replace("_", "-") for name in pins("requirements-dev.txt")}
-    assert len(project) > 15
-    assert {name for name in project if name.lower() not in locked} == set()
+def test_the_lock_of_the_javascript_clients_holds_hashes_and_no_registry():
+    lock = json.loads(text_of("tests/e2e/javascript/package-lock.json"))
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    asked = json.loads(text_of("tests/e2e/javascript/package.json"))["dependencies"]
+    assert {f"node_modules/{name}" for name in asked} <= packages.keys()
+    assert [name for name, one in packages.items() if "resolved" in one or "sha512-" not in one["integrity"]] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "group"), [("requirements.txt", None), ("requirements-dev.txt", "dev"), ("requirements-e2e.txt", "e2e")]
+)
+def test_the_locks_cover_the_project(name, group):
+    project = tomllib.loads(text_of("pyproject.toml"))
+    asked = project["project"]["dependencies"] + (project["dependency-groups"][group] if group else [])
+    wanted = {re.split(r"[\[<>=;]", one)[0].lower() for one in asked}
+    locked = {pin.partition("[")[0].lower().replace("_", "-") for pin in pins(name)}
+    assert len(wanted) > 10
+    assert wanted - locked == set()

@@ -49,10 +49,11 @@ MAY_IMPORT |= {
     "observe": _UNDER_APP | {"proxy"},
     "checks": _UNDER_APP,
     "audit": _UNDER_APP | {"api", "proxy"},
+    "price_list": _UNDER_APP,
     "drain": _UNDER_APP | {"proxy"},
     "rebuild": _UNDER_APP,
     "app": _UNDER_APP | {"api", "drain", "observe", "pages", "proxy"},
-    "__main__": _UNDER_APP | {"app", "audit", "checks", "local", "rebuild", "worker"},
+    "__main__": _UNDER_APP | {"app", "audit", "checks", "local", "price_list", "rebuild", "worker"},
 }
 
 PURE = ("core", "wire")

@@ -279,6 +279,7 @@ SECOND = '[[provider]]\nname = "two"\nbase = "https://api.two.dev"\norigins = ["
         (MINIMAL + "colour = 1", "provider 'acme'.*colour"),
         (MINIMAL + 'credential = "basic"', "provider 'acme'.*basic"),
         (MINIMAL + 'formats = ["nope"]', r"provider 'acme'.*\[formats.nope\]"),
+        (MINIMAL + 'realtime_paths = ["v1/realtime"]', "provider 'acme'.*realtime_paths.*'v1/realtime'"),
         (MINIMAL + 'path_prefixes = ["/V1"]', "provider 'acme'.*path_prefixes.*'/V1'"),
         (MINIMAL + '[provider.default_headers]\nx = "a\\nb"', "provider 'acme'.*default_headers.*'x'"),
         (MINIMAL.replace('"https://api.acme.dev"]', '"http://api.acme.dev"]'), "provider 'acme'.*exact https origin"),

@@ -1,4 +1,4 @@
-"""The fake provider: one server that answers as OpenAI, Anthropic and Gemini do, and misbehaves on request.
+"""The fake provider: one server that answers as OpenAI, Anthropic, Gemini and Cohere do, and misbehaves on request.
 
 A request's journey, and the module of each step:
 
@@ -6,7 +6,8 @@ A request's journey, and the module of each step:
     call.py       the request as a value; multipart and compressed bodies
     directive.py  how the caller steers the answer: `[[fake ...]]` in the text, or the x-fake-provider header
     answer.py     the words, ids and usage: functions of the request alone
-    chat.py, completions.py, responses.py, anthropic.py, gemini.py, media.py    the wire formats
+    chat.py, completions.py, responses.py, anthropic.py, gemini.py, cohere.py, media.py    the wire formats
+    realtime.py   the same for a WebSocket: OpenAI's realtime sessions, with simple turn detection
     reply.py      what a format hands back: a body, or the head, deltas and tail of a stream
     faults.py     how a fault changes the sending of a reply
     sending.py    writes a reply at its pace, compressed or cut short

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from asyncio import to_thread
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -32,6 +32,8 @@ class Record:
     kept_body: bytes | None = None
     status: int = 0
     response_bytes: int = 0
+    messages: list[bytes] = field(default_factory=list)
+    """Of a realtime session: what the client sent."""
     outcome: Outcome = "in_progress"
     """completed; disconnected (the client went first); closed or reset (a fault ended it)."""
 

@@ -11,7 +11,7 @@ import orjson
 from gateway.local.fake.answer import Answer, Prompt
 from gateway.local.fake.call import Call, FakeError, JsonObject
 
-Dialect = Literal["openai", "anthropic", "google"]
+Dialect = Literal["openai", "anthropic", "google", "cohere"]
 SSE = "text/event-stream; charset=utf-8"
 
 
@@ -98,6 +98,8 @@ def error_body(dialect: Dialect, error: FakeError, fingerprint: str) -> JsonObje
         fallback = "INTERNAL" if error.status >= 500 else "FAILED_PRECONDITION"
         name = _GOOGLE_STATUSES.get(error.status, fallback)
         return {"error": {"code": error.status, "message": error.message, "status": name}}
+    if dialect == "cohere":
+        return {"id": fingerprint[:32], "message": error.message}
     fallback_type = "server_error" if error.status >= 500 else "invalid_request_error"
     kind, code = _OPENAI_TYPES.get(error.status, (fallback_type, None))
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}

@@ -14,7 +14,7 @@ from dataclasses import replace
 import orjson
 from aiohttp import web
 
-from gateway.local.fake import anthropic, chat, completions, directive, gemini, media, responses
+from gateway.local.fake import anthropic, chat, cohere, completions, directive, gemini, media, realtime, responses
 from gateway.local.fake.answer import compose
 from gateway.local.fake.call import Call, FakeError
 from gateway.local.fake.directive import Directive
@@ -24,6 +24,7 @@ from gateway.local.fake.reply import Dialect, Format, Reply, error_reply
 from gateway.local.fake.sending import send
 
 CONTROL_PATH = "/_fake/requests"
+REALTIME_PATH = "/realtime"
 REQUEST_BODY_MAX_BYTES = 64 * 1024 * 1024
 HEADER_MAX_BYTES = 64 * 1024
 SHUTDOWN_TIMEOUT_S = 1.0
@@ -34,6 +35,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Format], ...] = tuple(
     (method, re.compile(f"{pattern}$"), wire_format)
     for method, pattern, wire_format in (
         ("POST", r"/chat/completions", chat.FORMAT),
+        ("POST", r"/v2/chat", cohere.FORMAT),
         ("POST", r"/completions", completions.FORMAT),
         ("POST", r"/responses", responses.FORMAT),
         ("POST", r"/messages", anthropic.MESSAGES),
@@ -91,6 +93,8 @@ class FakeServer:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
         record = self.log.open(request.method, request.raw_path, request.host, headers)
         try:
+            if request.path.endswith(REALTIME_PATH) and "upgrade" in request.headers.get("connection", "").lower():
+                return await self._realtime(request, record)
             body = await request.read()
             await record.take_body(body)
             if self.recordings is not None:
@@ -102,6 +106,12 @@ class FakeServer:
         except ConnectionError:
             record.outcome = "disconnected"
             return web.Response()
+
+    async def _realtime(self, request: web.Request, record: Record) -> web.StreamResponse:
+        try:
+            return await realtime.serve(request, record, self.defaults)
+        except FakeError as error:
+            return await send(request, error_reply("openai", error, record.body_sha256), Directive(), record)
 
     async def _replay(self, request: web.Request, recordings: Recordings, record: Record) -> web.StreamResponse:
         try:

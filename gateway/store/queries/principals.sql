@@ -1,6 +1,8 @@
 -- name: merchant_by_key
-SELECT m.merchant_id, m.mode, m.name, m.refuse_without_customer, m.self_connection_id, m.self_meter_id
+SELECT m.merchant_id, m.mode, m.name, m.refuse_without_customer, m.self_connection_id, m.self_meter_id,
+       b.content AS prices
 FROM secret_keys k JOIN merchants m USING (merchant_id)
+LEFT JOIN merchant_prices p USING (merchant_id) LEFT JOIN price_books b ON b.version = p.version
 WHERE k.key_hash = $1 AND k.revoked_at IS NULL;
 
 -- name: customer

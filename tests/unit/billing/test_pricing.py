@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.billing.pricing import Pricing
 from gateway.core.meter import from_definition
+from gateway.core.price import ModelPrice, Rates, Tariff
 from gateway.core.usage import Usage
+from gateway.errors import ObolError
 from gateway.prices import BookContent, PriceBook, read_operator_prices
+from gateway.prices.book import Clause, PricedModel, ProviderPrices
 from gateway.wire.contract import ALL, RequestFacts
 
 PRICES = """
@@ -22,11 +26,17 @@ rates = { input_mtok = "3", output_mtok = "12" }
 
 [[price]]
 provider = "p"
+models = ["free"]
+rates = { input_mtok = "0" }
+
+[[price]]
+provider = "p"
 models = ["limited"]
 rates = { input_mtok = "1", cache_write_1h_mtok = "2", output_mtok = "5", reasoning_mtok = "8" }
 service_tiers = { priority = { input_mtok = "2", output_mtok = "10" } }
 max_output_tokens = 9_000
 """
+UNRATED = ModelPrice(model="published", standard=Tariff(Rates()))
 METERS = {
     "flat": from_definition("m1", 1, {"tiers": [{"start": 0, "rate": "20"}]}),
     "tiers": from_definition("m2", 1, {"tiers": [{"start": 0, "rate": "1"}, {"start": 10, "rate": "30"}]}),
@@ -99,3 +109,44 @@ def test_no_call_costs_more_than_its_hold(
     assert more >= hold_nano
     told = pricing.ceiling("p", facts, body_bytes, METERS[meter], output_tokens=held, prompt=usage)
     assert priced.price.flat_nano + fee_nano <= told <= hold_nano
+
+
+PAYER = {"tiers": [{"start": 0, "rate": "20"}], "base_cost_payer": "wallet"}
+
+
+@pytest.mark.parametrize(
+    ("meter", "model", "code"),
+    [
+        ("markup", "plain", None),
+        ("markup", "free", None),
+        ("markup", "unknown", "forward_model_not_supported"),
+        ("markup", "published-without-a-rate", "forward_model_not_supported"),
+        ("markup", None, "forward_model_invalid"),
+        ("payer", "unknown", "forward_model_not_supported"),
+        ("cost", "unknown", "forward_model_not_supported"),
+        ("cost", None, "forward_model_invalid"),
+        ("flat", "unknown", None),
+        ("flat", "published-without-a-rate", None),
+        ("flat", None, None),
+    ],
+)
+@pytest.mark.parametrize("refuse_unknown", [False, True])
+def test_a_model_whose_price_is_needed_is_refused(
+    pricing: Pricing, meter: str, model: str | None, code: str | None, refuse_unknown: bool
+) -> None:
+    """Where the charge depends on it; where it does not, as `unpriced_models` says. Never where nothing is charged."""
+    unrated = {"p": ProviderPrices((PricedModel(Clause("starts_with", "published"), UNRATED),))}
+    book = PriceBook(BookContent(pricing.book._content.operator, unrated, {}))
+    meters = METERS | {"payer": from_definition("m5", 1, PAYER)}
+    one = Pricing(book, refuse_unknown=refuse_unknown, default_max_output_tokens=10)
+    facts = RequestFacts(model=model)
+    if refuse_unknown and model != "plain" and code is None and model != "free":
+        code = "forward_model_invalid" if model is None else "forward_model_not_supported"
+    one.check_model("p", facts, meters[meter], charged=False)
+    one.check_model("p", msgspec.structs.replace(facts, free=True), meters[meter], charged=True)
+    if code is None:
+        one.check_model("p", facts, meters[meter], charged=True)
+        return
+    with pytest.raises(ObolError) as refused:
+        one.check_model("p", facts, meters[meter], charged=True)
+    assert (refused.value.code, refused.value.status, refused.value.param) == (code, 400, "model")

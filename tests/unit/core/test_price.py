@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
 import msgspec
@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.price import RATE_NAMES, Band, Cost, ModelPrice, Rates, Tariff, atto
+from gateway.core.price import RATE_NAMES, Band, Cost, ImageClass, ModelPrice, Rates, Tariff, atto, line_nano
 from gateway.core.usage import ExtraUsage, Usage
 
-UNITS = {"mtok": 1_000_000, "mchars": 1_000_000, "mbytes": 1_000_000, "hours": 3_600_000_000, "kcount": 1_000}
+UNITS = {"hours": 3_600_000_000, "kcount": 1_000}
+UNITS |= dict.fromkeys(("mtok", "mchars", "mbytes", "mpixels"), 1_000_000)
 
 # Every rate, the field of the usage it prices and the side of the bill. The part classes need their total.
 SINGLES = {
@@ -38,11 +39,16 @@ SINGLES = {
     "input_hours": Usage(input_us=1),
     "output_hours": Usage(output_us=1),
     "images_kcount": Usage(images=1),
+    "images_mpixels": Usage(image_pixels=1),
+    "images_step_mpixels": Usage(image_pixels=1),
     "web_searches_kcount": Usage(web_searches=1),
     "search_units_kcount": Usage(search_units=1),
     "file_searches_kcount": Usage(file_searches=1),
     "requests_kcount": Usage(),
 }
+NO_COUNTS = ("extra", "image_quality", "image_size")
+# Charged on every request, and on the same pixels as `images_mpixels`.
+NO_CLASS = {"requests_kcount", "images_step_mpixels"}
 OUTPUT_RATES = {name for name in RATE_NAMES if name.startswith(("output", "reasoning", "images"))}
 
 
@@ -66,7 +72,8 @@ def test_the_table_of_single_uses_is_complete() -> None:
 def test_each_rate_prices_its_class_in_its_unit(name: str) -> None:
     unit = UNITS[name.rpartition("_")[2]]
     times = 1 if name == "requests_kcount" else unit
-    cost = price(**{name: "1.5"}).cost(scaled(SINGLES[name], times))
+    one = msgspec.structs.replace(price(**{name: "1.5"}), default_image_steps=1)
+    cost = one.cost(scaled(SINGLES[name], times))
     expected = 1_500_000 if name == "requests_kcount" else 1_500_000_000
     sides = (0, expected) if name in OUTPUT_RATES else (expected, 0)
     assert cost == Cost(*sides, expected)
@@ -245,7 +252,7 @@ ALL_RATES = st.builds(Rates, **dict.fromkeys(RATE_NAMES, RATE))
 @st.composite
 def usages(draw: st.DrawFn) -> dict[str, int]:
     """How often each single use of the table occurs: the parts never exceed their totals."""
-    return {name: draw(COUNT) for name in RATE_NAMES if name != "requests_kcount"}
+    return {name: draw(COUNT) for name in RATE_NAMES if name not in NO_CLASS}
 
 
 def combined(times: dict[str, int]) -> Usage:
@@ -269,9 +276,11 @@ def test_the_classes_add_up(rates: Rates, times: dict[str, int]) -> None:
     assert min(cost.input_nano, cost.output_nano) >= 0
     assert all(type(amount) is int for amount in (cost.input_nano, cost.output_nano, cost.total_nano))
     assert cost.unpriced == ()
+    lines, _ = ModelPrice(model="m", standard=Tariff(rates)).lines(combined(times))
+    assert sum(map(line_nano, lines)) == exact_nano
 
 
-@given(rates=ALL_RATES, times=usages(), name=st.sampled_from(sorted(set(RATE_NAMES) - {"requests_kcount"})), more=COUNT)
+@given(rates=ALL_RATES, times=usages(), name=st.sampled_from(sorted(set(RATE_NAMES) - NO_CLASS)), more=COUNT)
 def test_more_use_never_costs_less(rates: Rates, times: dict[str, int], name: str, more: int) -> None:
     model = ModelPrice(model="m", standard=Tariff(rates))
     before = model.cost(combined(times)).total_nano
@@ -281,7 +290,7 @@ def test_more_use_never_costs_less(rates: Rates, times: dict[str, int], name: st
 @given(
     rates=st.builds(Rates, **dict.fromkeys(RATE_NAMES, st.none() | RATE)),
     counts=st.dictionaries(
-        st.sampled_from([f for f in Usage.__struct_fields__ if f != "extra"]), st.integers(-(10**6), 10**9)
+        st.sampled_from([f for f in Usage.__struct_fields__ if f not in NO_COUNTS]), st.integers(-(10**6), 10**9)
     ),
 )
 def test_no_report_costs_less_than_nothing(rates: Rates, counts: dict[str, int]) -> None:
@@ -291,3 +300,64 @@ def test_no_report_costs_less_than_nothing(rates: Rates, counts: dict[str, int])
         "input_tokens",
         "output_tokens",
     }
+
+
+DALL_E = ModelPrice(
+    model="m",
+    standard=Tariff(Rates(images_kcount=usd("40"))),
+    image_classes=(
+        ImageClass(Rates(images_kcount=usd("80")), quality="hd", size="1024x1024"),
+        ImageClass(Rates(images_kcount=usd("120")), quality="hd"),
+        ImageClass(Rates(images_kcount=usd("81")), size="1024x1792"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("quality", "size", "usd_each"),
+    [
+        (None, None, "0.04"),
+        ("standard", "1024x1024", "0.04"),
+        ("hd", "1024x1024", "0.08"),
+        ("hd", "1024x1792", "0.12"),
+        ("hd", None, "0.12"),
+        ("standard", "1024x1792", "0.081"),
+        (None, "1024x1792", "0.081"),
+    ],
+)
+def test_images_are_priced_by_quality_and_size(quality: str | None, size: str | None, usd_each: str) -> None:
+    """The first class that covers them counts, else the rate of the model."""
+    cost = DALL_E.cost(Usage(images=3, image_quality=quality, image_size=size, image_pixels=5))
+    nano = int(3 * Decimal(usd_each) * 10**9)
+    assert cost == Cost(0, nano, nano)
+
+
+@pytest.mark.parametrize(
+    ("usage", "pixels", "steps"),
+    [
+        (Usage(images=2, image_pixels=2 * 512 * 512, image_steps=25), 2 * 512 * 512, 25),
+        (Usage(images=2, image_pixels=2 * 512 * 512), 2 * 512 * 512, 4),
+        (Usage(images=2, image_steps=50), 2 * 1024 * 1024, 50),
+        (Usage(images=2), 2 * 1024 * 1024, 4),
+    ],
+)
+def test_images_are_priced_by_pixels_and_steps(usage: Usage, pixels: int, steps: int) -> None:
+    """What the request does not say is the vendor's default: an image is never free for want of a size."""
+    sized = {"default_image_pixels": 1024 * 1024, "default_image_steps": 4}
+    flat = msgspec.structs.replace(price(images_mpixels="0.003"), **sized)
+    stepped = msgspec.structs.replace(price(images_step_mpixels="0.0004"), **sized)
+    for one, exact in ((flat, pixels * Decimal("3")), (stepped, pixels * steps * Decimal("0.4"))):
+        nano = int(exact.to_integral_value(ROUND_HALF_UP))
+        assert one.cost(usage) == Cost(0, nano, nano)
+
+
+def test_images_without_a_price_are_named() -> None:
+    usage = Usage(images=2, image_pixels=512 * 512, image_size="512x512")
+    assert price(input_mtok="1").cost(usage) == Cost(0, 0, 0, ("images",))
+    assert price(images_mpixels="1").cost(Usage(images=2)) == Cost(0, 0, 0, ("images",))
+
+
+def test_a_transcript_is_paid_for_with_its_recording() -> None:
+    heard = Usage(input_us=3_600_000_000, output_characters=9)
+    assert price(input_hours="0.36").cost(heard) == Cost(360_000_000, 0, 360_000_000)
+    assert price(output_mtok="1").cost(heard).unpriced == ("input_us", "output_characters")

@@ -23,6 +23,7 @@ STREAMS = {
     "chunked, trailers": (CHUNKED + b"X-A: 1\r\nAuthorization: Bearer bad\r\n\r\n", ["POST hello"], False),
     "chunked, trailers, another": (CHUNKED + b"X-A: 0\r\n\r\n" + GET, ["POST hello"], False),
     "h2c": (HEAD + b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nhello", ["POST hello"], False),
+    "websocket": (GET[:-2] + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + GET, ["GET "], False),
     "h2c, another": (GET[:-2] + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n" + GET, ["GET "], False),
 }
 
@@ -82,6 +83,8 @@ def test_a_stream_is_read_alike_byte_by_byte(loop: asyncio.AbstractEventLoop, na
         GET[:-2] + b"X-A: 1\r\n" * 11 + b"\r\n",
         GET[:-2] + b"X-A: " + b"x" * 4_000 + b"\r\n\r\n",
         CHUNKED.replace(b"chunked", b"gzip, chunked") + b"\r\n",
+        HEAD + b"Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\n",
+        GET[:-2] + b"Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\n",
     ],
 )
 def test_what_is_refused_is_refused_wherever_it_is_cut(loop: asyncio.AbstractEventLoop, stream: bytes) -> None:

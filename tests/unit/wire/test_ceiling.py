@@ -231,3 +231,21 @@ def test_reranking_is_held_for_by_the_piece() -> None:
     most = at_most("rerank", query="q" * 10, documents=["d"] * 250)
     assert most is not None and most.search_units == 3
     assert most.input_tokens is not None and most.input_tokens > 250 * 10
+
+
+@pytest.mark.parametrize(
+    ("format_name", "path", "members"),
+    [
+        ("openai_chat", "", {"model": "m", "messages": [], "max_tokens": "5000", "n": "8"}),
+        ("openai_completions", "", {"model": "m", "prompt": "x", "max_tokens": "5_000", "best_of": " 8.0"}),
+        (
+            "gemini_generate",
+            "/v1beta/models/m:generateContent",
+            {"contents": [], "generationConfig": {"maxOutputTokens": "5e3", "candidateCount": "8"}},
+        ),
+    ],
+)
+def test_what_is_asked_for_as_text_is_held_for_as_well(format_name: str, path: str, members: dict[str, Any]) -> None:
+    """Vendors take it for the number that it is: held for as one answer of the usual length, it could overspend."""
+    facts = FORMATS[format_name].read_request(json.dumps(members).encode(), path, "")
+    assert (facts.max_output_tokens, facts.choices) == (5_000, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -60,3 +61,13 @@ def test_only_streams_of_clients_that_did_not_ask_are_changed(facts: RequestFact
         assert (FORMATS[name].upstream_body(body, facts, inject_usage=inject) is not body) is changes
     for name in FORMATS.keys() - {"openai_chat", "openai_completions"}:
         assert FORMATS[name].upstream_body(body, facts, inject_usage=inject) is body
+
+
+def test_a_large_body_is_not_read_token_by_token() -> None:
+    """It is read on the event loop."""
+    items = b"[]," * 200_000 + b"[]"
+    body = b'{"stream_options" : {"chunk":1}, "messages":[' + items + b"]}"
+    began_s = time.process_time()
+    changed = with_usage(body)
+    assert time.process_time() - began_s < 0.1
+    assert changed == b'{"stream_options":{"chunk":1,"include_usage":true},"messages":[' + items + b"]}"

@@ -56,6 +56,36 @@ def test_a_form_that_two_readers_could_read_differently_is_refused() -> None:
     with pytest.raises(ObolError, match="model is given twice"):
         transcriptions.read_request(form(("model", "cheap"), ("model", "dear")), "", "", FORM_TYPE)
     assert form_fields(form(("include[]", "a"), ("include[]", "b"))) == {"include[]": "b"}
+    disguised = (
+        b'X: filename=\r\nContent-Disposition: form-data; name="model"',  # no file to those who read whole headers
+        b'X: name="y"\r\nContent-Disposition: form-data; name=model',
+        b'Content-Disposition: form-data; name="y"; name="model"',
+        b'Content-Disposition: form-data; name*=model; name="y"',
+        b'Content-Disposition: form-data; name="mod\\el"',
+        b'Content-Disposition: form-data; name="y"\r\nContent-Disposition: form-data; name="model"',
+        b"X: " + b"-" * 4_096 + b'\r\nContent-Disposition: form-data; name="model"',
+    )
+    for head in disguised:
+        part = b"--xyz\r\n" + head + b"\r\n\r\ndear\r\n"
+        with pytest.raises(ObolError) as refused:
+            transcriptions.read_request(part + body, "", "", FORM_TYPE)
+        assert refused.value.code == "invalid_request"
+    with pytest.raises(ObolError, match="more than 1,000 parts"):
+        transcriptions.read_request(form(*[("include[]", "a")] * 1_001), "", "", FORM_TYPE)
+
+
+@pytest.mark.parametrize(("written", "images"), [("3", 3), ("0000003", 3), (" 3", 3), ("+3", 3), ("1_0", 10), ("", 1)])
+def test_a_number_of_images_is_read_as_a_vendor_might(written: str, images: int) -> None:
+    body = form(("model", "gpt-image-1"), ("n", written), ("prompt", "red"))
+    assert FORMATS["images"].read_request(body, "/v1/images/edits", "", FORM_TYPE).choices == images
+
+
+@pytest.mark.parametrize("n", ["1__0", "two", "nan", "0", 0, 2.5, True, [3], -1])
+def test_a_number_of_images_that_cannot_be_read_is_refused(n: Any) -> None:
+    """Taken for one, it would be held for as one."""
+    with pytest.raises(ObolError) as refused:
+        FORMATS["images"].read_request(json.dumps({"prompt": "x", "n": n}).encode(), "/v1/images/generations", "")
+    assert (refused.value.code, refused.value.param) == ("invalid_request", "n")
 
 
 def test_names_that_the_vendor_ignores_change_nothing() -> None:

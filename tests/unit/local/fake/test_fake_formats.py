@@ -216,6 +216,29 @@ async def test_gemini_embeds(http, provider):
     assert json.loads(counted)["totalTokens"] == 6
 
 
+@pytest.mark.parametrize("fault", ["", "usage_twice", "no_usage"])
+async def test_cohere_answers_whole_and_in_a_stream(http, provider, fault):
+    steering = {"x-fake-provider": json.dumps({"prompt_tokens": 50, "completion_tokens": 7, "fault": fault})}
+    status, whole = await post(http, provider, "/v2/chat", chat(), **steering)
+    answer = json.loads(whole)
+    assert (status, len(answer["message"]["content"][0]["text"].split())) == (200, 7)
+    _, body = await post(http, provider, "/v2/chat", chat(stream=True), **steering)
+    seen = events(body)
+    text = "".join(one["delta"]["message"]["content"]["text"] for one in seen if one["type"] == "content-delta")
+    assert text == answer["message"]["content"][0]["text"]
+    endings = [one["delta"] for one in seen if one["type"] == "message-end"]
+    assert len(endings) == (2 if fault == "usage_twice" else 1)
+    told = None if fault == "no_usage" else {"input_tokens": 50, "output_tokens": 7}
+    for one in (answer, *endings):
+        assert one.get("usage", {}).get("billed_units") == told
+
+
+async def test_cohere_refuses_in_its_own_shape(http, provider):
+    status, body = await post(http, provider, "/v2/chat", {"model": "command-a-03-2025", "messages": []})
+    assert status == 400
+    assert json.loads(body).keys() == {"id", "message"}
+
+
 async def test_each_dialect_refuses_in_its_own_shape(http, provider):
     cases = (
         (CHAT, {"model": "m"}, "messages"),
