@@ -226,6 +226,7 @@ def cut_and_encoded(one: Recorded) -> dict[str, str]:
     return {SPLIT_HEADER: f"random:{number}", ENCODE_HEADER: encoding}
 
 
+@pytest.mark.slow
 async def test_cuts_and_encodings_change_nothing(gateway: RunningGateway) -> None:
     """The client's bytes are the provider's, compressed or not, and the usage is the same."""
     known = known_exchanges(gateway)
@@ -235,6 +236,7 @@ async def test_cuts_and_encodings_change_nothing(gateway: RunningGateway) -> Non
     await replay(gateway, sample(other_exchanges(gateway), 60), cut_and_encoded)
 
 
+@pytest.mark.slow
 async def test_single_bytes_change_nothing(gateway: RunningGateway) -> None:
     small = [one for one in known_exchanges(gateway) if len(one.provider_bytes()[0]) < 4_000]
     await replay(gateway, sample(small, 60), lambda one: {SPLIT_HEADER: "every"})

@@ -314,6 +314,7 @@ async def _rest(driver: Driver, secret: str) -> None:
     await driver.ask("REST, requests", "GET", "/v1/requests?limit=100", headers=auth)
 
 
+@pytest.mark.slow
 async def test_no_secret_leaks(installation: Installation) -> None:
     up = installation
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), auto_decompress=False) as session:

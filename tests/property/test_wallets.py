@@ -411,4 +411,4 @@ class WalletMachine(RuleBasedStateMachine):
 def test_wallets_behave_as_the_model(valkey):
     machine = type("Machine", (WalletMachine,), {"url": valkey})
     examples = settings.get_profile(settings._current_profile or "quick").max_examples
-    run_state_machine_as_test(machine, settings=settings(max_examples=min(examples, 300), stateful_step_count=30))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples // 2, stateful_step_count=30))
