@@ -204,7 +204,7 @@ class TranslatedAnswer:
         """False: the client is behind or gone."""
         if self._decoder is not None:
             data = self._decoder.feed(data)
-        if self._waiting or len(data) > SLICE_BYTES:  # `drain` goes on
+        if self._waiting or len(data) > SLICE_BYTES or self._ends_large_event(data):  # `drain` goes on
             self._waiting += data
             return False
         said = self._said(data)
@@ -224,7 +224,8 @@ class TranslatedAnswer:
         """What waits, said, a slice at a time."""
         while self._waiting:
             piece, self._waiting = self._waiting[:SLICE_BYTES], self._waiting[SLICE_BYTES:]
-            yield self._said(piece)
+            large = self._ends_large_event(piece)
+            yield await asyncio.to_thread(self._said, piece) if large else self._said(piece)
             await asyncio.sleep(0)
 
     async def drain(self) -> None:
@@ -258,6 +259,12 @@ class TranslatedAnswer:
         if not isinstance(self._translator, StreamTranslator):
             self._begin(len(said))
         return said
+
+    def _ends_large_event(self, data: bytes) -> bool:
+        """It may, at least: a picture, of which no line ends within."""
+        translator = self._translator
+        streams = isinstance(translator, StreamTranslator) and translator.waiting_bytes > EDIT_INLINE_BYTES
+        return streams and (b"\n" in data or b"\r" in data)
 
     @property
     def _is_large(self) -> bool:

@@ -19,7 +19,7 @@ from gateway.errors import ObolError
 from gateway.wire.audio import Transcript, audio_usage
 from gateway.wire.base import BaseFormat
 from gateway.wire.contract import RequestFacts
-from gateway.wire.fields import Json, count, decode, failure, first, items, mapping, partition, text
+from gateway.wire.fields import count, decode, failure, first, items, mapping, partition, text
 from gateway.wire.image_tokens import OPENAI
 
 WINDOW_TOKENS = 131_072
@@ -37,6 +37,10 @@ BYTES_PER_S_MIN = 8_000
 BYTES_PER_TEXT_TOKEN = 4
 TEXT_KEPT_CHARACTERS = 256 * 1024
 """Of the text since the last response, to be counted if the next one's usage is never told."""
+
+VALUES_MAX = 16 * 1024
+"""An event of the client with more values than that is not read: it would take longer than 10 ms."""
+SOUND = "input_audio_buffer.append"
 
 CREATE = "response.create"
 HARMLESS = frozenset(
@@ -61,6 +65,16 @@ class ClientEvent(msgspec.Struct):
     audio: msgspec.Raw = msgspec.Raw()
     item: Any = None
     session: Any = None
+    response: Any = None
+
+    unread: bool = False
+    """It has too many values to be read; it may be anything of its type."""
+
+
+class _Outline(msgspec.Struct):
+    type: Any = None
+    event_id: Any = None
+    audio: msgspec.Raw = msgspec.Raw()
 
 
 class ServerEvent(msgspec.Struct):
@@ -81,6 +95,15 @@ class ServerEvent(msgspec.Struct):
 
 def client_event(data: bytes) -> ClientEvent:
     """An event of the client. What is no event has no type: it could be anything."""
+    if len(data) <= VALUES_MAX:
+        event = decode(data, ClientEvent)
+        return event if event is not None and isinstance(event.type, str) else ClientEvent()
+    outline = decode(data, _Outline)
+    if outline is None or not isinstance(outline.type, str):
+        return ClientEvent()
+    unread = outline.type != SOUND and sum(map(data.count, (b",", b"[", b"{"))) > VALUES_MAX
+    if unread or outline.type == SOUND:
+        return ClientEvent(outline.type, outline.event_id, outline.audio, unread=unread)
     return decode(data, ClientEvent) or ClientEvent()
 
 
@@ -251,10 +274,14 @@ class Conversation:
         """The client sends an event of so many bytes."""
         if event.type is None:
             self._hear(size_bytes)
-        elif event.type == "input_audio_buffer.append":
+        elif event.type == SOUND:
             self._hear(_sound_bytes(event.audio))
+        elif event.unread and event.type not in HARMLESS:
+            self._hear(size_bytes)
+            self._add(Amount(text=size_bytes))
         elif event.type not in HARMLESS:
-            self._add_item(mapping(event.item), size_bytes)
+            self._keep(session_settings(event.response).text)
+            self._add_items([event.item, *items(mapping(event.response).get("input"))], size_bytes)
 
     def describe(self, settings: Settings) -> None:
         """The provider tells of the session."""
@@ -299,9 +326,10 @@ class Conversation:
         self.heard_us += heard_us
         self._add(Amount(audio=-(-heard_us * INPUT_TOKENS_PER_S // 1_000_000)))
 
-    def _add_item(self, item: Json, size_bytes: int) -> None:
+    def _add_items(self, added: list[Any], size_bytes: int) -> None:
+        """Those of one event of so many bytes."""
         audio = images = other_bytes = 0
-        for part in map(mapping, items(item.get("content"))):
+        for part in (mapping(part) for item in added for part in items(mapping(item).get("content"))):
             if sound := text(part.get("audio")):
                 other_bytes += len(sound)
                 audio += len(sound) * 3 // 4 * INPUT_TOKENS_PER_S // self.input_bytes_per_s + 1
@@ -309,7 +337,8 @@ class Conversation:
                 other_bytes += len(image)
                 images += OPENAI.image("", None, "high")
             self._keep(text(part.get("text")) or text(part.get("transcript")) or "")
-        self._keep(text(item.get("output")) or "")
+        for item in added:
+            self._keep(text(mapping(item).get("output")) or "")
         self._add(Amount(max(0, size_bytes - other_bytes), audio, images))
 
     def _add(self, amount: Amount) -> None:

@@ -126,11 +126,20 @@ async def test_a_type_that_is_no_text_ends_nothing(gateway: RunningGateway):
     assert row["ending"] == "completed"
 
 
+async def test_a_session_is_not_set_up_by_what_cannot_be_read(gateway: RunningGateway):
+    """Else a model that transcribes could hide in it."""
+    async with scripted(gateway, await gateway.customer()) as one:
+        await one.say("session.update", session={"tools": [[]] * 70_000})
+        error = (await one.until("error"))["error"]
+        assert (await one.end())[0] == 1008
+    assert (error["code"], error["param"]) == ("invalid_request", "session")
+
+
 async def test_who_asks_and_goes_before_the_response_begins_pays_for_it(gateway: RunningGateway):
     customer = await gateway.customer()
     with changed(gateway, client_gone_drain_s=5):
         async with talk(gateway, gateway.token_for(customer)) as one:
-            await one.write(steering_text("A question", delay_ms=300, chunks=50, chunk_delay_ms=100))
+            await one.write("A question " + steering_text(delay_ms=300, chunks=50, chunk_delay_ms=100))
             await one.say("response.create")
         (row,) = await settled(gateway, customer)
     assert (row["ending"], row["estimated"]) == ("client_gone", False)
@@ -255,6 +264,33 @@ async def test_the_installations_key_is_masked_where_a_provider_quotes_it(gatewa
         await runner.cleanup()
     assert (status, error["message"]) == (401, f"bad key: Bearer {'*' * len(MANAGED)}")
     assert await settled(gateway, customer) == []
+
+
+async def test_it_is_masked_within_a_session_too(gateway: RunningGateway):
+    async def quote(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        told = f"bad key: {request.headers['Authorization']}"
+        await socket.send_str(CREATED[1])
+        await socket.send_str(json.dumps({"type": "error", "error": {"message": told}}))
+        await socket.close(code=3000, message=told.encode())
+        return socket
+
+    application, before = web.Application(), gateway.parts.origins[OPENAI]
+    application.router.add_get("/v1/realtime", quote)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway.parts.origins[OPENAI] = _mapped(OPENAI, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        async with talk(gateway, gateway.token_for(await gateway.customer())) as one:
+            error = await one.until("error")
+            message = await one.socket.receive()
+    finally:
+        gateway.parts.origins[OPENAI] = before
+        await runner.cleanup()
+    masked = f"bad key: Bearer {'*' * len(MANAGED)}"
+    assert (error["error"]["message"], message.data, message.extra) == (masked, 3000, masked)
 
 
 async def test_a_merchants_own_session_is_recorded_at_no_charge(gateway: RunningGateway):

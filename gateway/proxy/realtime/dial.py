@@ -131,7 +131,9 @@ async def _no_other_answer(request: ClientRequest, handler: ClientHandlerType) -
     response = await handler(request)
     if response.status == SWITCHED:
         return response
-    body = await response.content.read(REFUSAL_MAX_BYTES)
+    body = b""
+    while len(body) < REFUSAL_MAX_BYTES and (piece := await response.content.read(REFUSAL_MAX_BYTES - len(body))):
+        body += piece
     response.close()
     raise Refused(response.status, response.headers.get("content-type", "application/json"), body)
 

@@ -92,7 +92,7 @@ class Responses:
         self._lock = asyncio.Lock()
         self._covering = asyncio.Lock()
         self._ahead: deque[Ahead] = deque()
-        self._asked = 0
+        self.asked = 0
         """Responses asked for that have not begun."""
         self.turns: dict[str, Turn] = {}
         self._done: set[str] = set()
@@ -116,7 +116,7 @@ class Responses:
         if not self.model:  # a session that only transcribes has no responses
             return
         async with self._lock:
-            wanted = max(1, self._asked + asks)
+            wanted = max(1, self.asked + asks)
             if len(self.turns) + wanted > TURNS_MAX:
                 raise ObolError("too_many_calls", f"this session has {len(self.turns)} responses under way")
             for at, ahead in enumerate(self._ahead):
@@ -124,15 +124,19 @@ class Responses:
                     self._ahead[at] = await self._grown(ahead)
             while len(self._ahead) < wanted:
                 self._ahead.append(await self._hold())
-            self._asked += asks
+            self.asked += asks
 
     def not_begun(self) -> None:
         """The provider refuses something: perhaps a response that was asked for."""
-        self._asked = max(0, self._asked - 1)
+        self.asked = max(0, self.asked - 1)
+
+    def knows(self, response_id: str) -> bool:
+        """It has begun, and may be done."""
+        return response_id in self.turns or response_id in self._done
 
     async def begin(self, response_id: str, event: ServerEvent) -> Turn:
         """The provider has begun a response. Where there is no hold for it and none to be had, it is `cut`."""
-        self._asked = max(0, self._asked - 1)
+        self.asked = max(0, self.asked - 1)
         async with self._lock:
             cut = None
             if self._ahead:
@@ -176,7 +180,7 @@ class Responses:
         if used < turn.held_tokens:
             return None
         refusal = await self._extended(turn, used + STEP_MIN_TOKENS)
-        if refusal is not None and self._ahead and not self._asked:  # what speaks comes before what may
+        if refusal is not None and self._ahead and not self.asked:  # what speaks comes before what may
             await self._give_back()
             refusal = await self._extended(turn, used + STEP_MIN_TOKENS)
         if refusal is None:

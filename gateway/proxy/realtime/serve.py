@@ -114,9 +114,10 @@ class Realtime:
         if asked.model:
             calls.check_responses(asked.model)
         responses = Responses(calls, Conversation())
+        managed = None if asked.principal.provider_key else managed_key(parts, asked.target)
         try:
             await responses.ready()
-            connected = await self._dial(request, asked)
+            connected = await self._dial(request, asked, managed)
             try:
                 client = web.WebSocketResponse(
                     timeout=CLOSE_S,
@@ -128,7 +129,8 @@ class Realtime:
                     decode_text=False,
                 )
                 await client.prepare(request)
-                await Session(calls, client, connected.socket, responses).run()
+                secret = managed.encode() if managed else b""
+                await Session(calls, client, connected.socket, responses, secret=secret).run()
                 return client
             finally:
                 with suppress(Exception):
@@ -137,9 +139,8 @@ class Realtime:
         finally:
             responses.release()
 
-    async def _dial(self, request: web.BaseRequest, asked: Asked) -> Connected:
+    async def _dial(self, request: web.BaseRequest, asked: Asked, managed: str | None) -> Connected:
         where, parts = asked.target, self._parts
-        managed = None if asked.principal.provider_key else managed_key(parts, where)
         origin = parts.origins.get(where.origin) or Origin(
             where.scheme, where.host, where.port, where.origin.partition("://")[2], "provider"
         )

@@ -18,6 +18,7 @@ from aiohttp import ClientWebSocketResponse, WebSocketError, WSCloseCode, WSMsgT
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.proxy.call import Ending
+from gateway.proxy.masking import SECRET_MIN_BYTES
 from gateway.proxy.realtime.calls import SessionCalls, unpaid
 from gateway.proxy.realtime.responses import Responses, Turn
 from gateway.proxy.realtime.transcripts import Transcripts
@@ -68,7 +69,11 @@ class End(NamedTuple):
 class Session:
     """One client, one provider. `run` it once."""
 
-    def __init__(self, calls: SessionCalls, client: Client, provider: Provider, responses: Responses) -> None:
+    def __init__(
+        self, calls: SessionCalls, client: Client, provider: Provider, responses: Responses, *, secret: bytes
+    ) -> None:
+        """`secret`: the installation's own key for the provider, which errors may quote."""
+        self._secret = secret if len(secret) >= SECRET_MIN_BYTES else b""
         self._calls = calls
         self._parts = calls.parts
         self._client = client
@@ -77,6 +82,8 @@ class Session:
         self._conversation = responses.conversation
         self._transcripts = Transcripts(calls, self._conversation)
         self._client_gone = False
+        self._over = False
+        """What is under way is being ended, and whatever still begins."""
         self._described = False
         self._refused: End | None = None
         """There is no money: the session ends when what is under way has."""
@@ -108,10 +115,12 @@ class Session:
 
     async def _finish(self, end: End) -> None:
         """Settle what is left, give back what was not taken, and only then close."""
-        await self._responses.cut_off(end.ending)
-        await self._transcripts.cut_off(end.ending)
-        self._responses.release()
-        self._transcripts.release()
+        try:
+            await self._responses.cut_off(end.ending)
+            await self._transcripts.cut_off(end.ending)
+        finally:
+            self._responses.release()
+            self._transcripts.release()
         code = WSCloseCode.INTERNAL_ERROR if end.code in _ABNORMAL else end.code
         await asyncio.gather(
             _close(
@@ -122,7 +131,7 @@ class Session:
 
     async def _hear_out(self, reading: asyncio.Task[End], end: End) -> None:
         """Have the responses under way ended, and wait for what the provider says that they used."""
-        settings, self._responses.ending = self._parts.settings, end.ending
+        self._over, settings, self._responses.ending = True, self._parts.settings, end.ending
         limit_s = settings.client_gone_drain_s if end.by == "client" else CANCELLED_WAIT_S
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(limit_s):
@@ -132,7 +141,7 @@ class Session:
                     await asyncio.wait({reading}, timeout=POLL_S)
 
     def _under_way(self) -> bool:
-        return bool(self._responses.turns) or self._transcripts.pending > 0
+        return bool(self._responses.turns or self._responses.asked or self._transcripts.pending)
 
     # -- from the client
 
@@ -168,9 +177,11 @@ class Session:
 
     def _check(self, event: ClientEvent) -> None:
         """Raise ObolError for a response that is asked for as this gateway ends, and for a session that would be
-        transcribed by a model that cannot be charged for."""
+        transcribed by a model that cannot be charged for, or by one that cannot be read."""
         if event.type == CREATE and self._parts.draining:
             raise ObolError("shutting_down", "this gateway is shutting down; connect again", retry_after_s=1)
+        if event.unread and event.type.endswith("session.update"):
+            raise ObolError("invalid_request", "the session has too many values to be read", param="session")
         if event.session is None:
             return
         model = session_settings(event.session).transcription_model
@@ -220,7 +231,7 @@ class Session:
                     data = bytes(message.data)
                     event = server_event(data)
                     if await self._hear(event):
-                        await self._to_client(data, message.type)
+                        await self._to_client(self._masked(data) if event.type == "error" else data, message.type)
                     if event.type in TAKES_OR_FREES:
                         await self._prepare()
                 elif message.type is WSMsgType.PING:
@@ -241,15 +252,24 @@ class Session:
             return True
         if kind == "response.done" and response_id is not None:
             await self._responses.done(response_id, event)
-        elif kind == "response.created" and response_id is not None:
-            turn = await self._responses.begin(response_id, event)
-            if turn.cut is not None:
-                await self._cancel(response_id, turn.cut)
         elif response_id is not None:
-            return await self._produce(response_id, kind, event)
+            if self._begins(response_id, kind):
+                await self._begin(response_id, event)
+            return kind == "response.created" or await self._produce(response_id, kind, event)
         else:
             await self._note(kind, event)
         return True
+
+    def _begins(self, response_id: str, kind: str) -> bool:
+        """A response is announced, or heard of first by what it produced."""
+        return (kind == "response.created" or kind.endswith(".delta")) and not self._responses.knows(response_id)
+
+    async def _begin(self, response_id: str, event: ServerEvent) -> None:
+        turn = await self._responses.begin(response_id, event)
+        if turn.cut is not None:
+            await self._cancel(response_id, turn.cut)
+        elif self._over:
+            await self._to_provider(cancel_event(response_id))
 
     async def _note(self, kind: str, event: ServerEvent) -> None:
         """What is of no response."""
@@ -296,9 +316,12 @@ class Session:
         return turn.cut is not None
 
     async def _cancel(self, response_id: str, why: ObolError) -> None:
-        await self._to_client(error_event(why))
+        """Whoever does not read is not waited for: the clock is, by all else."""
         self._refuse_more(why)
-        await self._to_provider(cancel_event(response_id))
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._to_provider(cancel_event(response_id))
+                await self._to_client(error_event(why))
 
     def _refuse_more(self, why: ObolError) -> None:
         if self._refused is None:
@@ -349,8 +372,7 @@ class Session:
         silent = self._responses.pass_time(elapsed_ms)
         for response_id, turn in list(self._responses.turns.items()):
             if turn in silent and turn.cut is None:
-                with suppress(ConnectionError):
-                    await self._exhausted(response_id, turn)
+                await self._exhausted(response_id, turn)
 
     def _limit(self, name: str, why: str, ending: Ending) -> End:
         self._parts.metrics.limit_reached(name)
@@ -360,12 +382,15 @@ class Session:
         """How a side ended."""
         ending: Ending = "client_gone" if by == "client" else "truncated"
         if kind is WSMsgType.CLOSE and isinstance(data, int):
-            reason = extra.encode() if isinstance(extra, str) else b""
+            reason = self._masked(extra.encode()) if isinstance(extra, str) else b""
             return End(by, WSCloseCode.OK if data in _ABNORMAL else data, reason[:REASON_MAX_BYTES], ending)
         if isinstance(data, WebSocketError) and data.code == WSCloseCode.MESSAGE_TOO_BIG:
             self._parts.metrics.limit_reached("realtime_max_message_bytes")
             return End(by, data.code, b"a message is larger than realtime_max_message_bytes", ending)
         return End(by, WSCloseCode.ABNORMAL_CLOSURE, b"the provider's connection was lost", ending)
+
+    def _masked(self, data: bytes) -> bytes:
+        return data.replace(self._secret, b"*" * len(self._secret)) if self._secret else data
 
     async def _to_client(self, data: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
         if not self._client_gone:

@@ -6,6 +6,7 @@ While transcription is on, one hold is there for whatever was heard and not yet 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from gateway.core.usage import Usage
 from gateway.errors import ObolError
@@ -40,8 +41,13 @@ class Transcripts:
         """Sound since the session began that the hold covers."""
         self._billed_us = 0
         self.model: str | None = None
-        self.pending = 0
+        self._awaited: deque[int] = deque()
+        """Of each item that is being transcribed, the sound since the session began that it ends within."""
+
+    @property
+    def pending(self) -> int:
         """Items whose transcription is awaited."""
+        return len(self._awaited)
 
     async def ready(self) -> None:
         """See to it that what was heard is covered. Raise ObolError where the wallet does not, or LedgerAway."""
@@ -69,38 +75,39 @@ class Transcripts:
     def committed(self) -> None:
         """The provider has taken what was heard for an item."""
         if self.model is not None:
-            self.pending += 1
+            self._awaited.append(self._conversation.heard_us)
 
     def failed(self) -> None:
-        self.pending = max(0, self.pending - 1)
+        if self._awaited:
+            self._billed_us = max(self._billed_us, self._awaited.popleft())
 
     async def completed(self, event: ServerEvent) -> None:
         """An item is transcribed: settle it as it was told, else by the length of what was heard."""
-        self.pending = max(0, self.pending - 1)
-        usage = transcription_usage(event)
-        await self._settle(usage, "completed")
+        until_us = self._awaited.popleft() if self._awaited else self._conversation.heard_us
+        await self._settle(transcription_usage(event), "completed", until_us)
 
     async def cut_off(self, ending: Ending) -> None:
         """The session is over, and the provider was at work on something that it will not tell of."""
-        if self.pending:
-            await self._settle(None, ending)
-        self.pending = 0
+        if self._awaited:
+            until_us = self._awaited[-1]
+            self._awaited.clear()
+            await self._settle(None, ending, until_us)
 
     def release(self) -> None:
         if self._ahead is not None:
             self._calls.release(self._ahead)
             self._ahead = None
 
-    async def _settle(self, usage: Usage | None, ending: Ending) -> None:
+    async def _settle(self, usage: Usage | None, ending: Ending, until_us: int) -> None:
         call, self._ahead = self._ahead, None
         if call is None:
             call = await self._unheld()
         self._calls.begun(call)
-        estimated, heard_us = usage is None, max(0, self._conversation.heard_us - self._billed_us)
+        estimated, heard_us = usage is None, max(0, until_us - self._billed_us)
         if usage is None:
             tokens = heard_us * INPUT_TOKENS_PER_S // SECOND_US
             usage = Usage(input_tokens=tokens, input_audio_tokens=tokens, input_us=heard_us)
-        # What was told in tokens has no length: then all that was heard so far is taken to be done with.
+        # What was told in tokens has no length: then all that was heard up to its item is taken to be done with.
         self._billed_us += min(heard_us, heard_us if usage.input_us is None else usage.input_us)
         reading = Reading(usage=usage, model=self.model or call.facts.model)
         await self._calls.settle(call, Metered(usage, estimated, reading), ending)

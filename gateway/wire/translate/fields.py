@@ -37,6 +37,8 @@ class Fields:
         self._written: dict[str, str] = {}
         if camel:
             self._written = {_HUMP.sub(lambda hump: hump[1].upper(), name): name for name in self._left}
+            for written in self._left.keys() - self._written.values():
+                raise invalid(self.path(written), "is there twice, in two spellings")
             self._left = {name: self._left[written] for name, written in self._written.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -50,14 +52,17 @@ class Fields:
         """The member, whatever it is, or None."""
         return self._left.pop(name, None)
 
+    def required(self, name: str, value: T | None) -> T:
+        """`value`, which was taken as `name`. Raise ObolError where it is None."""
+        if value is None:
+            raise invalid(self.path(name), "is missing")
+        return value
+
     def text(self, name: str) -> str | None:
         return self._typed(name, str, "must be a string")
 
     def required_text(self, name: str) -> str:
-        value = self.text(name)
-        if value is None:
-            raise invalid(self.path(name), "is missing")
-        return value
+        return self.required(name, self.text(name))
 
     def flag(self, name: str) -> bool | None:
         return self._typed(name, bool, "must be true or false")

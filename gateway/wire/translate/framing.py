@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -35,7 +36,16 @@ def decoded(data: bytes) -> Json:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
+        value = _mended(data)
     if not isinstance(value, dict):
         raise Untranslatable("the provider's answer is not a JSON object, so it cannot be translated")
     return value
+
+
+def _mended(data: bytes) -> Any:
+    """JSON that is no Unicode, which servers write that cut text within a character: U+FFFD stands for the half."""
+    try:
+        text = json.dumps(json.loads(data.decode("utf-8", "replace")), ensure_ascii=False)
+        return msgspec.json.decode(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return None

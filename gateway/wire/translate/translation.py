@@ -1,8 +1,8 @@
 """One call in two dialects: the client's request for the provider, and the provider's answer for the client.
 
-translation = translate(body, client=..., provider=..., ...)
-translation.body                              goes to the provider, at `path_of(...)`
-answer = translation.answer(status, content_type)
+ask = read_request(body, client)
+write_request(ask, provider, to)              goes to the provider, at `path_of(ask, provider, path)`
+answer = translator(client, provider, ...)
 answer.feed(data), ..., answer.finish()       bytes for the client; of a whole answer all of them come at the end
 """
 
@@ -153,8 +153,11 @@ class StreamTranslator:
         self.content_type = JSON if array else SSE
         self.tail = b""
         """What was given last."""
-        self.waiting_bytes = 0
-        """What `finish` has to read."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the event that is not complete yet."""
+        return self._splitter.pending_bytes
 
     def feed(self, data: bytes) -> bytes:
         """Raise Untranslatable."""

@@ -35,6 +35,13 @@ class Provider:
             return web.Response(status=302, headers={"Location": f"http://127.0.0.1:{self.port}/ws"})
         if request.path == "/plain":
             return web.Response(text="hello")
+        if request.path == "/pieces":
+            refusal = web.StreamResponse(status=401)
+            await refusal.prepare(request)
+            for piece in (b'{"error": ', b'"no"}'):
+                await refusal.write(piece)
+                await asyncio.sleep(0.05)
+            return refusal
         if request.path == "/silent":
             await asyncio.sleep(5)
         made = web.WebSocketResponse(protocols=("realtime",))
@@ -129,3 +136,9 @@ async def test_a_certificate_that_proves_nothing_ends_the_handshake(provider: Pr
         )
     assert failed.value.code == "upstream_failed"
     assert provider.seen == []
+
+
+async def test_a_refusal_that_comes_in_pieces_is_whole(provider: Provider):
+    with pytest.raises(Refused) as refused:
+        await provider.dial("/pieces")
+    assert (refused.value.status, refused.value.body) == (401, b'{"error": "no"}')

@@ -153,6 +153,34 @@ def test_sound_and_images_in_an_item_are_no_text():
     assert 765 <= most.image <= 2_000
 
 
+def test_what_a_response_alone_is_given_counts():
+    conversation = Conversation()
+    content = [
+        {"type": "input_text", "text": "Zoë"},
+        {"type": "input_audio", "audio": base64.b64encode(bytes(80_000)).decode()},
+    ]
+    response = {"conversation": "none", "instructions": "Be brief", "input": [{"type": "message", "content": content}]}
+    asked = json.dumps({"type": "response.create", "response": response}).encode()
+    conversation.sent(client_event(asked), len(asked))
+    assert conversation.prompt_text() == "Be brief\nZoë"
+    assert 100 <= conversation.at_most().audio <= 102
+    assert conversation.at_most().text < 400
+
+
+@pytest.mark.parametrize("filler", [b"[],", b"{},", b"1,"])
+def test_an_event_of_very_many_values_is_not_read_but_held_for(filler: bytes):
+    """Reading 16 MB of them would stop the event loop for seconds."""
+    values = filler * 50_000 + b"1"
+    data = b'{"type": "conversation.item.create", "event_id": "e", "item": {"content": [%b]}}' % values
+    event = client_event(data)
+    assert (event.type, event.event_id, event.item, event.unread) == ("conversation.item.create", "e", None, True)
+    conversation = Conversation()
+    conversation.sent(event, len(data))
+    assert conversation.at_most() == Amount(text=len(data), audio=-(-len(data) // 800))
+    words = json.dumps({"type": "conversation.item.create", "item": {"output": "a, b" * 10_000}}).encode()
+    assert not client_event(words).unread
+
+
 def test_bytes_that_are_no_event_may_be_sound():
     conversation = Conversation()
     conversation.sent(client_event(bytes(8_000)), 8_000)

@@ -59,6 +59,45 @@ def test_parallel_calls_with_streaming_arguments_become_blocks():
     assert found[-2]["delta"]["stop_reason"] == "tool_use"
 
 
+def test_arguments_that_arrive_in_turns_stay_in_their_own_block():
+    """A block that has ended takes no more: clients have parsed it. What follows the first call waits for its end."""
+    deltas = [
+        call_delta(0, "f", "", "a"),
+        call_delta(1, "g", "", "b"),
+        call_delta(1, arguments='{"y":'),
+        call_delta(0, arguments='{"x":'),
+        call_delta(0, arguments="1}"),
+        call_delta(1, arguments="2}"),
+        call_delta(2, "h", "{}", "c"),
+        {"content": "Done."},
+    ]
+    body, _ = translate(chat_stream(*deltas, finish="tool_calls"), "openai", "anthropic", stream=True)
+    found = payloads("anthropic", body, stream=True, content_type="text/event-stream")
+    blocks = [value["content_block"] for value in found if value["type"] == "content_block_start"]
+    assert [block.get("id") for block in blocks] == ["a", "b", "c", None]
+    open_block = None
+    for value in found:
+        if value["type"] == "content_block_start":
+            assert open_block is None
+            open_block = value["index"]
+        elif value["type"].startswith("content_block_"):
+            assert value["index"] == open_block
+            open_block = None if value["type"] == "content_block_stop" else open_block
+    (said,) = told("anthropic", body, stream=True, content_type="")
+    assert said[3] == (("f", {"x": 1}), ("g", {"y": 2}), ("h", {}))
+
+
+@pytest.mark.parametrize("client", ["anthropic", "google"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_of_a_character_is_no_end(client: str, stream: bool):
+    """A server that cuts text between the halves of a surrogate pair writes JSON that is no Unicode."""
+    message = {"role": "assistant", "content": "Hi \ud83d"}
+    whole = json.dumps(CHUNK | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+    given = chat_stream({"content": "Hi \ud83d"}) if stream else whole
+    body, _ = translate(given, "openai", client, stream=stream)
+    assert told(client, body, stream=stream, content_type="")[0][::2] == ("Hi \ufffd", "end")
+
+
 def test_parallel_calls_become_whole_parts_for_gemini():
     body, _ = translate(PARALLEL, "openai", "google", stream=True)
     assert told("google", body, stream=True, content_type="text/event-stream") == [

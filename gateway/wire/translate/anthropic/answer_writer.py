@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from gateway.core.usage import ZERO, Usage
 from gateway.wire.translate.anthropic.request_writer import written_block
 from gateway.wire.translate.failures import written_failure
-from gateway.wire.translate.framing import Writing, event
+from gateway.wire.translate.framing import Untranslatable, Writing, event
 from gateway.wire.translate.model import (
     Answer,
     Choice,
@@ -21,6 +23,7 @@ from gateway.wire.translate.model import (
     Text,
     TextDelta,
     ThinkingDelta,
+    ToolCall,
     ToolDelta,
     ToolStarted,
     Used,
@@ -63,14 +66,22 @@ def _message(message_id: str, model: str, usage: Usage | None) -> dict[str, Any]
 
 
 class AnthropicWriter:
-    """Writes one stream: blocks one after the other, and at the end why it stopped and what it used."""
+    """Writes one stream: blocks one after the other, and at the end why it stopped and what it used.
+
+    A block that has ended takes no more. So where the arguments of several calls arrive in turns, all but the first
+    call wait until that one has ended.
+    """
 
     def __init__(self, writing: Writing) -> None:
         self._writing = writing
         self._blocks = 0
         self._open = ""
         """The kind of the block that is open."""
-        self._calls: dict[int, int] = {}
+        self._call = -1
+        """Which call the open block is."""
+        self._arguments: list[str] = []
+        """What was written of its arguments."""
+        self._waiting: dict[int, ToolCall] = {}
         self._stopped = Stopped("end")
         self._usage: Usage | None = None
         self._begun = self._over = False
@@ -107,12 +118,32 @@ class AnthropicWriter:
             return self._thought(said)
         if isinstance(said, MediaDelta):
             return self._closed() + self._start("image", written_block(said.media)) + self._closed()
-        if isinstance(said, ToolStarted):
-            closed = self._closed()
-            self._calls[said.index] = self._blocks
-            return closed + self._start("tool_use", {"type": "tool_use", "id": said.id, "name": said.name, "input": {}})
-        delta = {"type": "input_json_delta", "partial_json": said.arguments}
-        return self._delta(delta, self._calls.get(said.index, self._blocks - 1))
+        if isinstance(said, ToolDelta):
+            return self._argue(said)
+        call = ToolCall(said.id, said.name, "")
+        if self._open == "tool_use" and not _is_json("".join(self._arguments)):
+            self._waiting[said.index] = call
+            return b""
+        return self._closed() + self._called(said.index, call)
+
+    def _argue(self, said: ToolDelta) -> bytes:
+        waiting = self._waiting.get(said.index)
+        if waiting is not None:
+            arguments = waiting.arguments + said.arguments
+            self._waiting[said.index] = msgspec.structs.replace(waiting, arguments=arguments)
+            return b""
+        if said.index != self._call:
+            if said.arguments.strip():
+                raise Untranslatable("the provider's answer goes on with a call of a tool after what follows that call")
+            return b""
+        self._arguments.append(said.arguments)
+        return self._delta({"type": "input_json_delta", "partial_json": said.arguments})
+
+    def _called(self, index: int, call: ToolCall) -> bytes:
+        self._call, self._arguments = index, []
+        block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+        begun = self._start("tool_use", block)
+        return begun + (self._argue(ToolDelta(index, call.arguments)) if call.arguments else b"")
 
     def _thought(self, said: ThinkingDelta) -> bytes:
         if said.redacted:
@@ -133,20 +164,30 @@ class AnthropicWriter:
         self._blocks += 1
         return _event("content_block_start", index=index, content_block=block)
 
-    def _delta(self, delta: dict[str, Any], index: int | None = None) -> bytes:
-        return _event("content_block_delta", index=self._blocks - 1 if index is None else index, delta=delta)
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", index=self._blocks - 1, delta=delta)
 
     def _closed(self) -> bytes:
         if not self._open:
             return b""
-        self._open = ""
-        return _event("content_block_stop", index=self._blocks - 1)
+        self._open, self._call = "", -1
+        closed, waiting = _event("content_block_stop", index=self._blocks - 1), self._waiting
+        self._waiting = {}
+        return closed + b"".join(self._called(index, call) + self._closed() for index, call in waiting.items())
 
     def _end(self) -> bytes:
         self._over = True
         delta = {"stop_reason": _REASONS[self._stopped.stop], "stop_sequence": self._stopped.sequence}
         usage = anthropic_usage(self._usage or ZERO)
         return self._closed() + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _event(kind: str, **members: Any) -> bytes:

@@ -96,8 +96,10 @@ def _reasoning(asked: Fields) -> tuple[int | None, Any, Output | None]:
 def _thinking(thinking: Fields | None) -> int | None:
     if thinking is None:
         return None
-    kind = one_of(thinking, "type", ("enabled", "disabled", "adaptive"))
+    kind = thinking.required("type", one_of(thinking, "type", ("enabled", "disabled", "adaptive")))
     tokens = thinking.whole("budget_tokens")
+    if kind == "enabled":
+        thinking.required("budget_tokens", tokens)
     thinking.leave("display")
     thinking.end()
     return {"disabled": 0, "enabled": tokens}.get(kind)
@@ -108,9 +110,9 @@ def _choice(asked: Fields) -> tuple[bool | None, ToolChoice | None]:
     chosen = asked.inner("tool_choice")
     if chosen is None:
         return None, None
-    mode = one_of(chosen, "type", ("auto", "any", "none", "tool"))
+    mode = chosen.required("type", one_of(chosen, "type", ("auto", "any", "none", "tool")))
     serial = chosen.flag("disable_parallel_tool_use")
-    choice = ToolChoice(mode, chosen.text("name") or "")
+    choice = ToolChoice(mode, chosen.required_text("name") if mode == "tool" else "")
     chosen.end()
     return None if serial is None else not serial, choice
 

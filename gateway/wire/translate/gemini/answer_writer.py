@@ -74,6 +74,7 @@ class GeminiWriter:
         self._writing = writing
         self._head: dict[str, Any] = {"modelVersion": writing.model, "responseId": writing.request_id}
         self._calls: dict[tuple[int, int], ToolCall] = {}
+        self._arguments: dict[tuple[int, int], list[str]] = {}
         self._stops: dict[int, Stop] = {}
         self._usage: Usage | None = None
         self._written = self._over = False
@@ -94,16 +95,12 @@ class GeminiWriter:
             return self._end()
         elif isinstance(said, ToolStarted):
             self._calls[said.choice, said.index] = ToolCall(said.id, said.name, "", said.signature)
+            self._arguments[said.choice, said.index] = []
         elif isinstance(said, ToolDelta):
-            self._add(said)
+            self._arguments[said.choice, said.index].append(said.arguments)
         else:
             return self._content(said)
         return b""
-
-    def _add(self, said: ToolDelta) -> None:
-        call = self._calls[said.choice, said.index]
-        arguments = call.arguments + said.arguments
-        self._calls[said.choice, said.index] = msgspec.structs.replace(call, arguments=arguments)
 
     def _content(self, said: TextDelta | ThinkingDelta | MediaDelta) -> bytes:
         if isinstance(said, ThinkingDelta):
@@ -119,10 +116,14 @@ class GeminiWriter:
     def _end(self) -> bytes:
         """The calls of tools, then why it stopped and what it used."""
         self._over = True
-        called = b"".join(self._parts([call], choice) for (choice, _), call in self._calls.items())
+        called = b"".join(self._call(place) for place in self._calls)
         candidates = [_candidate([], number, stop) for number, stop in (self._stops or {0: "end"}).items()]
         usage = {"usageMetadata": google_usage(self._usage)} if self._usage else {}
         return called + self._element({"candidates": candidates} | usage | self._head, last=True)
+
+    def _call(self, place: tuple[int, int]) -> bytes:
+        arguments = "".join(self._arguments[place])
+        return self._parts([msgspec.structs.replace(self._calls[place], arguments=arguments)], place[0])
 
     def _element(self, value: dict[str, Any], *, last: bool = False) -> bytes:
         if not self._writing.array:

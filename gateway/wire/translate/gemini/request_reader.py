@@ -51,6 +51,7 @@ class _Calls:
     def __init__(self) -> None:
         self._made = 0
         self._open: dict[str, deque[str]] = {}
+        self._answered: set[str] = set()
 
     def called(self, given: str | None, name: str) -> str:
         self._made += 1
@@ -59,12 +60,14 @@ class _Calls:
         return call_id
 
     def answered(self, given: str | None, name: str) -> str | None:
-        waiting = self._open.get(name) or deque()
         if given is not None:
-            if given in waiting:
-                waiting.remove(given)
+            self._answered.add(given)
             return given
-        return waiting.popleft() if waiting else None
+        waiting = self._open.get(name, deque())
+        while waiting:
+            if (call_id := waiting.popleft()) not in self._answered:
+                return call_id
+        return None
 
 
 def read_gemini(body: dict[str, Any], model: str, *, stream: bool) -> Ask:

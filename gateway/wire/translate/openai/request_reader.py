@@ -63,7 +63,7 @@ def read_openai(body: dict[str, Any]) -> Ask:
         seed=asked.whole("seed"),
         presence_penalty=asked.number("presence_penalty"),
         frequency_penalty=asked.number("frequency_penalty"),
-        choices=asked.whole("n") or 1,
+        choices=_answers(asked),
         effort=one_of(asked, "reasoning_effort", EFFORTS),
         user=asked.text("safety_identifier") or asked.text("user"),
         tier=one_of(asked, "service_tier", ("auto", "default")),
@@ -75,6 +75,13 @@ def read_openai(body: dict[str, Any]) -> Ask:
     asked.only("verbosity", "medium")
     asked.end()
     return ask
+
+
+def _answers(asked: Fields) -> int:
+    wanted = asked.whole("n")
+    if wanted is not None and wanted < 1:
+        raise invalid(asked.path("n"), "must be at least 1")
+    return wanted or 1
 
 
 def _include_usage(options: Fields | None) -> bool:
@@ -89,7 +96,7 @@ def _include_usage(options: Fields | None) -> bool:
 def _messages(asked: Fields) -> tuple[tuple[str, ...], tuple[Message, ...]]:
     """System texts, which must come first, and the rest; results of tools are the beginning of a user's message."""
     system: list[str] = []
-    messages: list[Message] = []
+    messages: list[tuple[Role, list[Part]]] = []
     names: dict[str, str] = {}
     for message in asked.each("messages"):
         role = message.required_text("role")
@@ -100,14 +107,14 @@ def _messages(asked: Fields) -> tuple[tuple[str, ...], tuple[Message, ...]]:
             system += _texts(message)
             message.end()
             continue
-        parts = tuple(_of_role(message, role, names))
+        parts = list(_of_role(message, role, names))
         message.end()
         speaker: Role = "assistant" if role == "assistant" else "user"
-        if messages and messages[-1].role == speaker and isinstance(messages[-1].parts[-1], ToolResult):
-            messages[-1] = Message(speaker, messages[-1].parts + parts)
+        if messages and messages[-1][0] == speaker and isinstance(messages[-1][1][-1], ToolResult):
+            messages[-1][1].extend(parts)
         elif parts:
-            messages.append(Message(speaker, parts))
-    return tuple(system), tuple(messages)
+            messages.append((speaker, parts))
+    return tuple(system), tuple(Message(speaker, tuple(parts)) for speaker, parts in messages)
 
 
 def _of_role(message: Fields, role: str, names: dict[str, str]) -> Iterator[Part]:
