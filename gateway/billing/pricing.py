@@ -150,8 +150,14 @@ class Pricing:
             cost_nano=cost_nano,
             passed_on_nano=passed_on,
             version=self.book.version if cost else None,
-            unpriced=cost.unpriced if cost else (),
+            unpriced=cost.unpriced if cost else _without_price(model, usage),
         )
+
+
+def _without_price(model: str | None, usage: Usage) -> tuple[str, ...]:
+    """What is named as unpriced of a model that no list has. Plain HTTP, whose model is a path, needs no price."""
+    used = model is not None and not model.startswith("/") and any(msgspec.structs.astuple(usage))
+    return ("model",) if used else ()
 
 
 def _images_may_be(price: ModelPrice, usage: Usage) -> list[Usage]:

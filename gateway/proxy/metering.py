@@ -129,8 +129,11 @@ class Watch:
         """What a stream has told until now. A body that is not streamed can only be read once it is over."""
         return self._meter.reading() if isinstance(self._meter, StreamMeter) else Reading()
 
-    async def sample(self, counter: Counter) -> tuple[int, int]:
-        """Tokens of the text that is kept, and the bytes of the stream in which they stood."""
+    async def sample(self, counter: Counter, most_bytes: int) -> tuple[int, int]:
+        """Tokens of the first text, and the bytes of the stream in which it stood: `most_bytes` and a piece at most."""
+        if isinstance(self._meter, StreamMeter):
+            text, size_bytes = self._meter.sample(most_bytes)
+            return await counter.count(text, self._facts.model), size_bytes
         kept_bytes = self._meter.kept_bytes
         large = kept_bytes > PARSE_INLINE_BYTES
         text = await asyncio.to_thread(self._meter.text) if large else self._meter.text()

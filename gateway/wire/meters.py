@@ -174,14 +174,22 @@ class StreamMeter:
             if self._reader.model is not None:
                 return
 
-    def _kept_events(self) -> Iterator[bytes]:
-        for block in self._kept:
+    def _kept_events(self, blocks: int | None = None) -> Iterator[bytes]:
+        for block in self._kept[:blocks]:
             for start, end in self._framing.spans(block):
                 if data := self._framing.unwrap(block[start:end]):
                     yield data
 
     def text(self) -> str:
         return "".join(self._reader.event_text(data) for data in self._kept_events())
+
+    def sample(self, most_bytes: int) -> tuple[str, int]:
+        """The text at the beginning, and the bytes in which it stands: `most_bytes` and a piece at most."""
+        blocks = size_bytes = 0
+        while blocks < len(self._kept) and size_bytes < most_bytes:
+            size_bytes += len(self._kept[blocks])
+            blocks += 1
+        return "".join(self._reader.event_text(data) for data in self._kept_events(blocks)), size_bytes
 
     @property
     def kept_bytes(self) -> int:

@@ -150,3 +150,16 @@ def test_a_model_whose_price_is_needed_is_refused(
     with pytest.raises(ObolError) as refused:
         one.check_model("p", facts, meters[meter], charged=True)
     assert (refused.value.code, refused.value.status, refused.value.param) == (code, 400, "model")
+
+
+def test_a_model_without_any_price_is_named(pricing: Pricing) -> None:
+    """Else a call that costs the merchant money would show nowhere."""
+
+    def unpriced(model: str | None, usage: Usage) -> tuple[str, ...]:
+        return pricing.price("p", model, usage, None, None, charged=True).unpriced
+
+    assert unpriced("unknown", Usage(output_tokens=1)) == ("model",)
+    assert unpriced("unknown", Usage(output_tokens=0)) == ()
+    assert unpriced("/v1/search", Usage(output_tokens=1)) == ()
+    assert unpriced(None, Usage(output_tokens=1)) == ()
+    assert unpriced("plain", Usage(output_tokens=1)) == ()
