@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 UP_OPTIONS ?= --demo
-TEST_WORKERS ?= 2
+# More than the two cores it is meant for: these tests also wait. Faults are about time, and want a core each.
+TEST_WORKERS ?= 3
+FAULTS_WORKERS ?= 2
 PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := .venv/bin/python -m pytest
 COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
@@ -44,7 +46,7 @@ e2e: .venv/.installed-e2e .venv/.installed-node ## vendors' clients in Python an
 	$(E2E)/bin/python -m pytest tests/e2e $(E2E_OPTIONS)
 
 faults: .venv/.installed-dev ## tests that take minutes: kills, chaos, fuzz (FAULTS_OPTIONS="--seed 7" replays)
-	$(PYTEST) -n $(TEST_WORKERS) --dist loadgroup -m slow --ignore=tests/e2e tests/faults tests $(FAULTS_OPTIONS)
+	$(PYTEST) -n $(FAULTS_WORKERS) --dist loadgroup -m slow --ignore=tests/e2e tests/faults tests $(FAULTS_OPTIONS)
 
 lock: .venv/.installed-dev ## write all lock files (LOCK_OPTIONS=--upgrade takes the newest versions of the Python ones)
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt $(LOCK_OPTIONS)

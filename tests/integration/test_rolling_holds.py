@@ -480,7 +480,7 @@ async def test_a_stream_of_which_no_text_is_kept_is_cut(gateway):
     assert row["ending"] == "balance_exhausted"
 
 
-@pytest.mark.parametrize("left_tokens", [400, 0])
+@pytest.mark.parametrize("left_tokens", [400, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reconnected", [False, True])
 async def test_a_hold_that_came_back_smaller_grows_again(gateway, monkeypatch, left_tokens, reconnected):
     customer = await gateway.customer(tokens(7_000))

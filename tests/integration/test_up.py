@@ -270,6 +270,7 @@ def test_a_hangup_replaces_gateways_and_worker_without_a_gap(up: Callable[..., U
     assert "starting it again" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "replaced"), [("serve", False), ("worker", True)])
 def test_a_successor_that_does_not_start_leaves_the_old_one_in_place(
     up: Callable[..., Up], external: dict[str, str], data_dir: Path, name: str, replaced: bool
@@ -308,6 +309,7 @@ def test_who_connects_while_a_gateway_is_away_is_served_by_its_successor(
     eventually(lambda: one.state["workers"] == [served])
 
 
+@pytest.mark.slow
 def test_a_roll_asked_for_during_a_roll_follows_it_and_old_processes_may_overlap(
     up: Callable[..., Up], external: dict[str, str], data_dir: Path
 ) -> None:
@@ -332,6 +334,7 @@ def test_a_roll_asked_for_during_a_roll_follows_it_and_old_processes_may_overlap
     assert "is killed" not in err
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills_who_does_not_end(up: Callable[..., Up]) -> None:
     one = up().ready()
     stuck = one.state["workers"][0]

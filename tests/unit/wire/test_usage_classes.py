@@ -39,7 +39,7 @@ def adds_up(usage: Usage) -> None:
         assert (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0) <= usage.input_tokens, usage
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(counts=st.fixed_dictionaries(dict.fromkeys(NAMES, COUNTS)))
 def test_parts_never_exceed_their_wholes(counts: dict[str, int | None]) -> None:
     found = partition(Usage(**counts))
@@ -57,7 +57,7 @@ DETAILS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     usage=st.fixed_dictionaries(
         {},
