@@ -91,10 +91,9 @@ async def test_kill(
         raise
     await until_postgres_answers(made)
     await made.calm()
-    # Redis and then a gateway: what that one has told its clients meanwhile, it took with it.
-    unsettled = (
-        (killed_at_s - UNSETTLED_S, killed_at_s + UNSETTLED_S) if first == "valkey" and "gateway" in others else NEVER
-    )
+    # Redis and a gateway at once: the settles that were on their way between them, of calls whose clients had the end.
+    together = {"valkey", "gateway"} <= {first, *others}
+    unsettled = (killed_at_s - UNSETTLED_S, killed_at_s + UNSETTLED_S) if together else NEVER
     verdict = await judge(made, load, f"{name}-", unsettled=unsettled)
     figures = {
         "scenario": name,

@@ -37,7 +37,7 @@ async def judge(
     """Compare what the callers were told, what the provider served and what is recorded.
 
     `forgotten`: of a call without a row, whether Redis had acknowledged it and forgot it with the promise to keep it.
-    `unsettled`: when an answer may have been given by a gateway that then died, with its settle, before Redis was back.
+    `unsettled`: when an answer may have been given by a gateway that died with Redis, and its settle with both.
     """
     rows, served = await made.rows(prefix), made.provider_calls()
     wrong: list[str] = []
