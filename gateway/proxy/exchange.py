@@ -108,7 +108,7 @@ async def _attempt(parts: Parts, call: Call, outgoing: Request, left_s: float) -
 
 async def dispatch(parts: Parts, call: Call, outgoing: Request, timeouts: Timeouts) -> Response:
     """Send the call. Raise ObolError when no answer comes."""
-    origin = parts.origins.get(call.target.origin) or _origin(call)
+    origin = origin_of(parts, call.target)
     first, call.dispatched_at = not call.dispatched_at, time.perf_counter()
     if first:
         parts.metrics.gateway_latency.observe(call.dispatched_at - call.started_at)
@@ -178,7 +178,10 @@ def managed_key(parts: Parts, target: Target[Provider]) -> str | None:
     return key
 
 
-def _origin(call: Call) -> Origin:
-    where = call.target
+def origin_of(parts: Parts, where: Target[Provider]) -> Origin:
+    """Where a target is reached: at a stand-in, where the settings name one."""
+    stand_in = parts.origins.get(where.origin)
+    if stand_in is not None:
+        return stand_in
     policy: Policy = "provider" if where.provider else "own"
     return Origin(where.scheme, where.host, where.port, where.origin.partition("://")[2], policy)

@@ -23,9 +23,9 @@ async def mask(connection: HttpConnection, secret: bytes) -> None:
     """
     if len(secret) < SECRET_MIN_BYTES:
         return
-    connection.reason = _masked(connection.reason, secret)
-    connection.headers = [(name, _masked(value, secret)) for name, value in connection.headers]
-    body = _masked(await _whole(connection), secret)
+    connection.reason = masked(connection.reason, secret)
+    connection.headers = [(name, masked(value, secret)) for name, value in connection.headers]
+    body = masked(await _whole(connection), secret)
     encoding = ", ".join(
         value.decode("latin-1") for name, value in connection.headers if name.lower() == b"content-encoding"
     )
@@ -35,7 +35,7 @@ async def mask(connection: HttpConnection, secret: bytes) -> None:
         if decoder.failed:
             raise ObolError("upstream_failed", f"the provider answered {connection.status} with an unreadable body")
         if secret in plain:
-            body = _masked(plain, secret)
+            body = masked(plain, secret)
             connection.headers = _as_identity(connection.headers, len(body))
     connection.put_back(body)
 
@@ -58,8 +58,9 @@ async def _whole(connection: HttpConnection) -> bytes:
     return b"".join(pieces)
 
 
-def _masked(text: bytes, secret: bytes) -> bytes:
-    return text.replace(secret, b"*" * len(secret))
+def masked(text: bytes, secret: bytes) -> bytes:
+    """`text` with asterisks for the secret; one that is too short to be one is left."""
+    return text.replace(secret, b"*" * len(secret)) if len(secret) >= SECRET_MIN_BYTES else text
 
 
 def _as_identity(headers: HeaderPairs, length: int) -> HeaderPairs:

@@ -76,6 +76,32 @@ async def test_a_session_that_is_cut_pays_for_what_was_produced(gateway: Running
     assert 25 * NANO - (await gateway.balance(customer)).total_nano == row["charge_nano"] > 0
 
 
+async def test_a_session_that_is_cancelled_again_while_it_settles_still_settles(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+):
+    customer = await gateway.customer()
+    count = gateway.parts.counter.count
+
+    async def slow_count(text: str, model: str | None) -> int:
+        await asyncio.sleep(0.2)
+        return await count(text, model)
+
+    monkeypatch.setattr(gateway.parts.counter, "count", slow_count)
+    async with talk(gateway, gateway.token_for(customer)) as one:
+        await one.write(SLOW)
+        await one.say("response.create")
+        await one.until("response.output_audio.delta")
+        for connection in gateway.server.connections:
+            connection._task_handler.cancel()
+        await asyncio.sleep(0.05)
+        for connection in gateway.server.connections:
+            connection._task_handler.cancel()
+        (row,) = await settled(gateway, customer)
+    assert row["ending"] == "cancelled"
+    assert (await gateway.balance(customer)).held_nano == 0
+    assert gateway.parts.live == set()
+
+
 async def test_whenever_sessions_are_cut_nothing_stays_open_and_the_sums_are_exact(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ):

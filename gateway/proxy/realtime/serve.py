@@ -12,8 +12,9 @@ from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.providers import Provider
 from gateway.proxy import headers
-from gateway.proxy.exchange import managed_key
+from gateway.proxy.exchange import managed_key, origin_of
 from gateway.proxy.http_client import HeaderPairs
+from gateway.proxy.masking import masked
 from gateway.proxy.parts import Parts
 from gateway.proxy.realtime.calls import Asked, SessionCalls
 from gateway.proxy.realtime.dial import Connected, Dialer, Refused
@@ -21,7 +22,6 @@ from gateway.proxy.realtime.responses import Responses
 from gateway.proxy.realtime.session import CLOSE_S, Session
 from gateway.proxy.refusal import refusal
 from gateway.proxy.strict import WEBSOCKET
-from gateway.proxy.upstream import Origin
 from gateway.wire import credential, metadata, target
 from gateway.wire.openai_realtime import KEY_PROTOCOL, Conversation
 from gateway.wire.target import Target
@@ -141,9 +141,7 @@ class Realtime:
 
     async def _dial(self, request: web.BaseRequest, asked: Asked, managed: str | None) -> Connected:
         where, parts = asked.target, self._parts
-        origin = parts.origins.get(where.origin) or Origin(
-            where.scheme, where.host, where.port, where.origin.partition("://")[2], "provider"
-        )
+        origin = origin_of(parts, where)
         sent = headers.to_provider(
             request.raw_headers, where.provider, asked.principal.provider_key or managed, compressed=False
         )
@@ -160,7 +158,7 @@ class Realtime:
             )
         except Refused as refused:
             if managed:
-                refused.body = refused.body.replace(managed.encode(), b"*" * len(managed))
+                refused.body = masked(refused.body, managed.encode())
             raise
 
 

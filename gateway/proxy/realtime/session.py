@@ -18,7 +18,7 @@ from aiohttp import ClientWebSocketResponse, WebSocketError, WSCloseCode, WSMsgT
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.proxy.call import Ending
-from gateway.proxy.masking import SECRET_MIN_BYTES
+from gateway.proxy.masking import masked
 from gateway.proxy.realtime.calls import SessionCalls, unpaid
 from gateway.proxy.realtime.responses import Responses, Turn
 from gateway.proxy.realtime.transcripts import Transcripts
@@ -73,7 +73,7 @@ class Session:
         self, calls: SessionCalls, client: Client, provider: Provider, responses: Responses, *, secret: bytes
     ) -> None:
         """`secret`: the installation's own key for the provider, which errors may quote."""
-        self._secret = secret if len(secret) >= SECRET_MIN_BYTES else b""
+        self._secret = secret
         self._calls = calls
         self._parts = calls.parts
         self._client = client
@@ -109,12 +109,12 @@ class Session:
         except Exception:
             LOG.exception("a session failed inside the gateway")
             end = End("gateway", WSCloseCode.INTERNAL_ERROR, b"the gateway failed on this session", "cancelled")
-        finally:
-            await _cancelled(tasks)
-            await self._finish(end)
+        finally:  # a second cancellation in the middle of this would leave holds that are renewed for ever
+            await asyncio.shield(self._parts.background.start(self._finish(tasks, end), "end a session"))
 
-    async def _finish(self, end: End) -> None:
+    async def _finish(self, tasks: list[asyncio.Task[End]], end: End) -> None:
         """Settle what is left, give back what was not taken, and only then close."""
+        await _cancelled(tasks)
         try:
             await self._responses.cut_off(end.ending)
             await self._transcripts.cut_off(end.ending)
@@ -390,7 +390,7 @@ class Session:
         return End(by, WSCloseCode.ABNORMAL_CLOSURE, b"the provider's connection was lost", ending)
 
     def _masked(self, data: bytes) -> bytes:
-        return data.replace(self._secret, b"*" * len(self._secret)) if self._secret else data
+        return masked(data, self._secret)
 
     async def _to_client(self, data: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
         if not self._client_gone:
