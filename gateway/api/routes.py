@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -9,9 +11,19 @@ from gateway.api.connections import ConnectionRoutes
 from gateway.api.context import ApiContext
 from gateway.api.meters import MeterRoutes
 from gateway.api.models import ModelRoutes
+from gateway.api.operation import Operation
+from gateway.api.operation import routes as operation_routes
 from gateway.api.requests import RequestRoutes
 from gateway.api.responses import errors_as_json
 from gateway.api.usage import UsageRoutes
+
+
+class Resource(Protocol):
+    """A module's class that lists its calls."""
+
+    def __init__(self, context: ApiContext) -> None: ...
+
+    def operations(self) -> list[Operation]: ...
 
 
 def routes(context: ApiContext) -> list[web.RouteDef]:
@@ -23,7 +35,14 @@ def routes(context: ApiContext) -> list[web.RouteDef]:
         ConnectionRoutes(context),
         ModelRoutes(context),
     )
-    return [_expecting(route) for resource in resources for route in resource.routes()]
+    older = [route for resource in resources for route in resource.routes()]
+    return [_expecting(route) for route in [*older, *operation_routes(context, operations(context))]]
+
+
+def operations(context: ApiContext) -> list[Operation]:
+    """Every call of the API, as the OpenAPI document shows it."""
+    resources: tuple[type[Resource], ...] = ()
+    return [each for resource in resources for each in resource(context).operations()]
 
 
 def _expecting(route: web.RouteDef) -> web.RouteDef:
