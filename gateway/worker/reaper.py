@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from hiredis import ReplyError
 
@@ -14,19 +15,31 @@ from gateway.worker import metrics
 
 _LOG = logging.getLogger("obol.reaper")
 HOLDS_A_SHARD_MAX = 500
+RETURN_GRACE_S = 5.0
+"""While Redis was away no gateway could renew a hold or end it: so long they have to come back (3 s) and do so."""
 
 
 class Reaper:
     """Looks through the open holds of every shard. Any number may run: the script ends a hold once."""
 
-    def __init__(self, connection: Connection, keys: Keys, wallets: Wallets, *, shards: int) -> None:
+    def __init__(
+        self, connection: Connection, keys: Keys, wallets: Wallets, *, shards: int, grace_s: float = RETURN_GRACE_S
+    ) -> None:
+        """`grace_s`: nothing is ended for so long after a connection to Redis was made."""
         self._connection = connection
         self._keys = keys
         self._wallets = wallets
         self._shards = shards
+        self._grace_s = grace_s
+        self._generation = 0
+        self._since_s = time.monotonic()
 
     async def reap_once(self) -> int:
         """End at most HOLDS_A_SHARD_MAX expired holds of each shard; return how many. May raise LedgerAway."""
+        if self._connection.generation != self._generation:
+            self._generation, self._since_s = self._connection.generation, time.monotonic()
+        if time.monotonic() - self._since_s < self._grace_s:
+            return 0
         at_ms = now_ms()
         return sum([await self._reap_shard(shard, at_ms) for shard in range(self._shards)])
 

@@ -56,7 +56,8 @@ async def hold_of(gateway: RunningGateway, shard: int, request_id: str) -> dict[
 
 
 def reaper(gateway: RunningGateway) -> Reaper:
-    return Reaper(gateway.parts.ledger, Keys(), gateway.parts.wallets, shards=gateway.context.settings.ledger_shards)
+    parts, shards = gateway.parts, gateway.context.settings.ledger_shards
+    return Reaper(parts.ledger, Keys(), parts.wallets, shards=shards, grace_s=0)
 
 
 WIRES = {

@@ -28,7 +28,7 @@ async def obol(valkey: str, redis_client: Any, postgres: str) -> AsyncIterator[I
 
 
 def reaper_of(obol: Installation) -> Reaper:
-    return Reaper(obol.connection, obol.keys, obol.wallets, shards=SHARDS)
+    return Reaper(obol.connection, obol.keys, obol.wallets, shards=SHARDS, grace_s=0)
 
 
 async def held(obol: Installation, ref: WalletRef) -> int:
@@ -144,4 +144,18 @@ async def test_a_hold_whose_wallet_is_away_waits_for_it(obol: Installation, redi
     assert 0 < expiry - now_ms() <= LOOK_AGAIN_MS
     await redis_client.hset(key, mapping=wallet)
     assert await obol.wallets.expire(ref, "r1", now_ms() + LOOK_AGAIN_MS) == "expired"
+    assert await held(obol, ref) == 0
+
+
+async def test_gateways_may_come_back_to_a_redis_that_was_away_before_their_holds_are_ended(obol: Installation) -> None:
+    ref = await obol.wallet("wal_1", 1)
+    await obol.hold(ref, "r1", expires_ms=now_ms() - 1)
+    patient = Reaper(obol.connection, obol.keys, obol.wallets, shards=SHARDS, grace_s=0.2)
+    assert await patient.reap_once() == 0
+    await asyncio.sleep(0.25)
+    obol.connection.generation += 1  # it was made anew
+    assert await patient.reap_once() == 0
+    assert await held(obol, ref) > 0
+    await asyncio.sleep(0.25)
+    assert await patient.reap_once() == 1
     assert await held(obol, ref) == 0
