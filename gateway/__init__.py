@@ -15,7 +15,8 @@ Packages, top to bottom; each imports only from those below it (a test holds thi
     drain          the end of a gateway process
     proxy          the gateway path; proxy.realtime its WebSockets
     api            the REST resources
-    worker         the loops: flush, reap, grant, partition
+    worker         the loops: flush, reap, grant, turn cycles, partition
+    webhooks       what merchants are told: claimed, signed, sent, tried again (run by worker, above proxy and api)
     pages          the read-only dashboard; checkout is to come
     local          embedded engines, supervisor, demo, fake provider
     billing        who pays, for what, how much

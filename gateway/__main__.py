@@ -1,4 +1,4 @@
-"""The command line: `obol {up,serve,worker,migrate,check,prices,audit,rebuild,fake-provider}`.
+"""The command line: `obol {up,serve,worker,migrate,check,prices,clock,audit,rebuild,fake-provider}`.
 
 Exit codes: 0 done, 1 the installation is at fault (one line on stderr says how), 2 wrong usage.
 """
@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway import settings as settings_module
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "migrate", _migrate, "bring the database to this version's schema")
     _command(commands, "check", _check, "check the installation and print the bounds that follow from it")
     _prices_command(commands)
+    _clock_command(commands)
     audit = _command(commands, "audit", _audit, "compare the live ledger with the durable record")
     audit.add_argument("--recompute", action="store_true", help="also price every stored charge again and compare")
     rebuild = _command(commands, "rebuild", _rebuild, "restore wallets that Redis lost from what PostgreSQL recorded")
@@ -112,6 +114,16 @@ def _prices_command(commands: _Commands[argparse.ArgumentParser]) -> None:
     change.add_argument("--clear", action="store_true", help="forget the merchant's own prices")
 
 
+def _clock_command(commands: _Commands[argparse.ArgumentParser]) -> None:
+    clock = _command(commands, "clock", _clock, "read a test merchant's clock, or move it ahead")
+    clock.add_argument("--merchant", metavar="ID", help="which one, where there are several")
+    change = clock.add_mutually_exclusive_group()
+    change.add_argument(
+        "--now", type=_moment, metavar="TIME", help="move it to this time, such as 2027-01-31T00:00:00Z"
+    )
+    change.add_argument("--advance", type=_span, metavar="SPAN", help="move it on by this much: 30d, 12h, 90s")
+
+
 def _listening(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=_port, help="port to listen on, 0 for any free one (default: 8080)")
@@ -137,6 +149,23 @@ def _shard(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 1023:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shard (0 to 1023)")
     return int(text)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2027-01-31T00:00:00Z") from None
+
+
+def _span(text: str) -> timedelta:
+    from gateway import clock
+
+    try:
+        return clock.read_span(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
@@ -215,6 +244,12 @@ def _prices(options: argparse.Namespace) -> int:
 def _misused(why: str) -> int:
     sys.stderr.write(f"obol: {why}\n")
     return 2
+
+
+def _clock(options: argparse.Namespace) -> int:
+    from gateway import clock
+
+    return clock.main(_settings(options), clock.Wanted(options.merchant, options.now, options.advance))
 
 
 def _audit(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
 from gateway.billing.settled_before import SettledBefore
 from gateway.billing.shards import refuse_fewer_shards
+from gateway.billing.spend_keys import SpendCounters
 from gateway.counting import Counter
 from gateway.drain import StopSignals, drain
 from gateway.errors import ConfigurationError, ObolError
@@ -38,12 +39,13 @@ from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.row import RequestIds
 from gateway.ledger.wallets import Wallets
 from gateway.metrics import Metrics
 from gateway.multiprocess import fold_dead
 from gateway.observe import Probes
-from gateway.pages import dashboard
+from gateway.pages import checkout, dashboard
 from gateway.prices import compile_book
 from gateway.proxy.forward import forward
 from gateway.proxy.http_client import Timeouts
@@ -57,7 +59,9 @@ from gateway.proxy.resolver import Resolver
 from gateway.proxy.upstream import Origin, Upstream, tls_context
 from gateway.settings import Settings
 from gateway.store.postgres import Store
+from gateway.store.sealed import Sealed
 from gateway.store.secrets import Derived
+from gateway.webhooks.sender import resolver as webhook_resolver
 from gateway.wire.dropin import route_of
 from gateway.wire.rewrite import PREFIX as REWRITE_PREFIX
 
@@ -156,6 +160,7 @@ def application(context: ApiContext, probes: Probes) -> web.Application:
     app.add_routes(probes.routes())
     app.add_routes(api_routes.routes(context))
     app.add_routes(dashboard.routes())
+    app.add_routes(checkout.routes())
     return app
 
 
@@ -189,13 +194,15 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             kept=kept,
             recorded=SettledBefore(store, journal),
         )
-        changes = Changes(ledger, keys)
+        changes, sealed = Changes(ledger, keys), Sealed(settings.master_key)
         principals = Principals(
             store,
             changes.announce,
             entries_max=settings.principal_cache_entries,
             ttl_s=settings.principal_cache_ttl_s,
+            sealed=sealed,
         )
+        spend_counters = SpendCounters(store, wallets, journal, Recovery(ledger, keys), keys)
         running.append(loops.create_task(changes.listen(principals.cache.forget, principals.cache.hearing)))
         counter = Counter(max_text_bytes=settings.max_counted_text_bytes)
         stack.callback(counter.close)
@@ -215,6 +222,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             ledger=ledger,
             wallets=wallets,
             kept=kept,
+            spend_counters=spend_counters,
             upstream=upstream,
             counter=counter,
             metrics=metrics,
@@ -247,6 +255,10 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             Derived(settings.master_key),
             bound,
             offers=lambda: catalogue.offers(parts.pricing.book),
+            spend_counters=spend_counters,
+            sealed=sealed,
+            provider_names=tuple(row.name for row in table),
+            webhook_addresses=partial(webhook_resolver(settings).addresses, policy="own"),
         )
         probes = Probes(parts, ledger, journal, keys, store)
         running.append(loops.create_task(probes.run()))

@@ -1,8 +1,9 @@
 """`obol audit`: compares the live wallets with the durable record, and stored charges with what they should be.
 
 Checks I1 (ledger = wallet row = Redis, held = open holds, entries without gaps), I6 (Redis = PostgreSQL, tier counters
-too) and I7 (a charge follows from stored usage, price version and meter version). It may run beside traffic: Redis is
-read first, with each wallet's sequence number, and compared with the ledger up to that number once it has been flushed.
+too), I7 (a charge follows from stored usage, price version and meter version) and I9 (the turn of a cycle adds its
+credit and lets expire what was left, once). It may run beside traffic: Redis is read first, with each wallet's sequence
+number, and compared with the ledger up to that number once it has been flushed.
 """
 
 from __future__ import annotations
@@ -288,8 +289,21 @@ async def check_tables(store: Store, report: Report) -> None:
         counts = await connection.fetchrow(store.sql("audit.counts"), timeout=_STATEMENT_TIMEOUT_S)
         charges = await connection.fetch(store.sql("audit.charges"), timeout=_STATEMENT_TIMEOUT_S)
         hours = await connection.fetch(store.sql("audit.hours"), timeout=_STATEMENT_TIMEOUT_S)
-    for name, title in (("entries", "ledger entries"), ("requests", "requests"), ("hours", "hourly sums")):
+        meter_hours = await connection.fetch(store.sql("audit.meter_hours"), timeout=_STATEMENT_TIMEOUT_S)
+        turns = await connection.fetch(store.sql("audit.turns"), timeout=_STATEMENT_TIMEOUT_S)
+        turned = await connection.fetch(store.sql("audit.turned"), timeout=_STATEMENT_TIMEOUT_S)
+    for name, title in (
+        ("entries", "ledger entries"),
+        ("requests", "requests"),
+        ("hours", "hourly sums"),
+        ("turns", "turns of cycles"),
+    ):
         report.count(title, counts[name])
+    for row in turns:
+        what = f"turn {row['turn_id']}: cycle, bundle, prepaid, overage moved, and how often"
+        report.differ(row["wallet_id"], [(what, row["expected"], row["found"])])
+    for row in turned:
+        report.differ(row["subscription_id"], [("turns, by its row", row["turns"], row["found"])])
     if counts["indexed"] != counts["requests"]:
         report.differ("requests", [("rows, by request_index", counts["indexed"], counts["requests"])])
     if counts["rejects"]:
@@ -299,6 +313,10 @@ async def check_tables(store: Store, report: Report) -> None:
     for row in hours:
         subject = f"{row['merchant_id']} {row['hour']:%Y-%m-%dT%HZ} {row['connection_id']} {row['meter_id']}".rstrip()
         what = "hourly requests, tokens, cost, fee, charge, by the requests"
+        report.differ(subject, [(what, row["expected"], row["found"])])
+    for row in meter_hours:
+        subject = f"{row['merchant_id']} {row['hour']:%Y-%m-%dT%HZ} {row['meter_id']}".rstrip()
+        what = "hourly requests, tokens, cost, fee, charge of a meter, by those of its customers"
         report.differ(subject, [(what, row["expected"], row["found"])])
 
 
@@ -361,7 +379,13 @@ class ChargeAudit:
         if meter is None or not meter.graduated or expiry["late_units"] is None:
             # Settled afterwards: the final charge, but never less than what had been debited already.
             return bool(row["charge_nano"] == max(expiry["debit"], charge_nano))
-        return after_expiry(expiry, meter, meter.units(usage), cost_nano, row["charge_nano"])
+        units = meter.units(usage)
+        counter = expiry["late_position"] + units - expiry["late_units"]
+        if expiry["turn_seq"] is not None:  # the counter began anew in between, and a position is never below 0
+            since = (row["wallet_id"], expiry["turn_seq"], meter.meter_id, expiry["late_seq"])
+            found = await self._store.row("audit.units_since", *since)
+            counter = found["units"] if found is not None else 0
+        return after_expiry(expiry, meter, units, cost_nano, row["charge_nano"], counter)
 
     async def _book(self, version: str) -> Book | None:
         """The book of a charge: of the installation, or with the prices of its merchant before them."""
@@ -380,12 +404,13 @@ class ChargeAudit:
         return self._books[version]
 
 
-def after_expiry(expiry: asyncpg.Record, meter: Meter, units: int, cost_nano: int, charge_nano: int) -> bool:
+def after_expiry(
+    expiry: asyncpg.Record, meter: Meter, units: int, cost_nano: int, charge_nano: int, counter: int
+) -> bool:
     """Whether `charge_nano` is what a late settlement under tiers comes to: the progress at the position of then, what
-    was new at the position of the settlement (lua/includes/tiers.lua)."""
+    was new where the counter stood at the settlement (lua/includes/tiers.lua)."""
     if meter.rate_type == "percentage":  # the cost of then is not recorded
         return bool(expiry["debit"] <= charge_nano <= expiry["debit"] + meter.ceiling(units, cost_nano))
-    counter = expiry["late_position"] + units - expiry["late_units"]
     fee = meter.fee(expiry["units"], 0, expiry["position"]) + meter.fee(expiry["late_units"], 0, counter)
     return bool(charge_nano == max(expiry["debit"], meter.passed_on(cost_nano) + fee))
 

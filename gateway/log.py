@@ -39,7 +39,7 @@ _SECRETS = re.compile(
             r"(?P<field>(?i:\b[\w-]*(?:api[-_]?key|secret|password|authorization)\\?[\"']?: ?\\?[\"']?"
             r"(?:bearer +|basic +)?))" + _VALUE,
             r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/@\"'\\]+(?=@)",
-            r"\b(?:aks_|cons_|ps_|lava_sk_|sk-|AIza|gsk_|xai-)[A-Za-z0-9._-]{6,}",
+            r"\b(?:aks_|cons_|ps_|lava_sk_|lava_wk_|sk-|AIza|gsk_|xai-)[A-Za-z0-9._-]{6,}",
             # Long base64 or base64url, dotted or not, as forward tokens are: both cases, a digit, no absolute path.
             r"(?<![A-Za-z0-9._+/-])(?!/)(?=[a-z0-9._+/-]*[A-Z])(?=[A-Z0-9._+/-]*[a-z])(?=[A-Za-z._+/-]*\d)"
             r"[A-Za-z0-9._+/-]{40,}={0,2}",

@@ -22,7 +22,7 @@ from gateway.errors import ConfigurationError
 
 ENV_PREFIX = "OBOL_"
 PROVIDER_KEY_PREFIX = "OBOL_PROVIDER_KEY_"
-JSON_SETTINGS = ("upstream_map", "private_upstreams")
+JSON_SETTINGS = ("upstream_map", "private_upstreams", "webhook_private_hosts", "webhook_retry_s")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port = 8080
     workers: NotNegative = 0
     data_dir: str = ".obol"
+    public_url: Annotated[str, Meta(pattern=r"^(?:https?://[A-Za-z0-9.\-\[\]:]+/)?$")] = ""
     redis_url: str = ""
     postgres_url: str = ""
     pg_bin_dir: str = ""
@@ -109,6 +110,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     flush_batch_entries: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
     reap_interval_ms: Positive = 1_000
     postgres_pool_max: Positive = 10
+
+    webhook_private_hosts: tuple[str, ...] = ()
+    webhook_timeout_ms: Annotated[int, Meta(ge=100, le=30_000)] = 10_000
+    webhook_retry_s: tuple[Positive, ...] = (60, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+    webhook_calls_max: Positive = 32
+    webhook_endpoint_calls_max: Positive = 4
+    webhook_log_days: Positive = 7
 
     def secrets(self) -> list[str]:
         """Every secret text in the settings, passwords of the engines as written and decoded: logs mask them."""

@@ -10,7 +10,7 @@
 --          {'present'}                                                     it was in use: nothing changed
 --          {'stale'}      one of the entries is not there any more, so the sums are older than what PostgreSQL has
 --                         by now (whoever read them lost the lock they were read under): nothing changed
--- include: wallet, journal
+-- include: wallet, journal, turn
 
 if wallet.read(KEYS[1]) then return { 'present' } end
 
@@ -31,6 +31,7 @@ end
 -- The effect of an entry that was written upon another state of the wallet: what it took or gave, spread anew.
 local function apply(e)
   local cycle, bundle, prepaid, overage = tonumber(e.c), tonumber(e.b), tonumber(e.p), tonumber(e.o)
+  if e.turn then return turning.apply(w, e.turn) end
   if e.k ~= 'credit' then return wallet.debit(w, overage - cycle - bundle - prepaid) end
   local paid = math.min(0 - overage, w.overage)
   local delta = { cycle = cycle, bundle = bundle, prepaid = prepaid - overage - paid, overage = 0 - paid }
@@ -44,6 +45,7 @@ for i = 11 + 2 * meters, #ARGV do
   local e = entry_of(ARGV[i])
   if not e then return { 'stale' } end
   e.number = tonumber(ARGV[i])
+  if e.k == 'turn' then e.turn = turning.read(e.d) end
   entries[#entries + 1] = e
 end
 for i = 6, #KEYS do
@@ -68,11 +70,12 @@ for _, e in ipairs(entries) do
     local delta = apply(e)
     journal.append(KEYS[4], KEYS[5], {
       wallet = ARGV[1], seq = w.seq, kind = e.k, reference = e.r, at_ms = e.t, delta = delta, position = e.u,
-      meter = e.m, units = e.q, body = e.d,
+      meter = e.m, units = e.q, body = e.d, key = e.y, spent = e.z, requests = e.x, day = e.v,
     })
     redis.call('XDEL', KEYS[4], string.format('%.0f-0', e.number))
     again = again + 1
   end
+  if e.turn and e.turn.reset_meters then redis.call('DEL', KEYS[2]) end
   if (e.m or '') ~= '' then redis.call('HINCRBY', KEYS[2], e.m, e.q) end
 end
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'limit', ARGV[3])

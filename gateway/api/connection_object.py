@@ -1,109 +1,132 @@
-"""The connection object, also called customer, and its subscription: one shape for both vocabularies."""
+"""The connection object, also called customer: one shape for both vocabularies and all eras."""
 
 from __future__ import annotations
 
-import calendar
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
+import msgspec
+
+from gateway.api.operation import Money, Time
 from gateway.api.responses import iso
-from gateway.core.money import format_nano
+from gateway.core.cycle import boundary, cycle_at
 from gateway.ledger.wallets import Balance
 
 Row = Mapping[str, Any]
 """A row of the queries `connections.find` and `connections.page`."""
+SubscriptionStatus = Literal["active", "cancelled"]
 
 
-def connection_object(row: Row, balance: Balance, secret: str, now: datetime) -> dict[str, Any]:
-    """`balance` as Redis has it now; `secret` is the connection's."""
-    contact = {name: row[name] for name in ("phone", "email", "first_name", "last_name")}
+class Contact(msgspec.Struct):
+    """Who the customer is; "" where it is not known."""
+
+    phone: str
+    email: str
+    first_name: str
+    last_name: str
+
+
+class ConnectionWallet(Contact, kw_only=True):
+    """The purse as the first clients read it. `balance`: all pots less the overage."""
+
+    balance: Money
+    autopay_enabled: bool
+
+
+class Balances(msgspec.Struct):
+    """The pots. `available`: what calls may reserve now; null without a limit."""
+
+    cycle: Money
+    bundle: Money
+    prepaid: Money
+    overage: Money
+    held: Money
+    available: Money | None
+
+
+class SubscriptionSummary(msgspec.Struct):
+    """The plan that the customer has. Without one it is on the free plan."""
+
+    subscription_id: str
+    plan_id: str
+    subscription_config_id: str
+    name: str
+    status: SubscriptionStatus
+
+
+class Connection(msgspec.Struct, kw_only=True):
+    """A customer of the merchant."""
+
+    connection_id: str
+    customer_id: str
+    connection_secret: str
+    reference_id: str | None
+    wallet_id: str
+    wallet: ConnectionWallet
+    balances: Balances
+    has_lava_credit_balance: bool
+    customer: Contact
+    contact: Contact
+    previous_usage_reset: Time
+    next_usage_reset: Time
+    subscription: SubscriptionSummary | None
+    metadata: dict[str, Any] | None
+    created_at: Time
+
+
+def connection_object(row: Row, balance: Balance, secret: str, now: datetime) -> Connection:
+    """`balance` as Redis has it now; `secret` is the connection's; `now` in the merchant's time."""
+    who = contact(row)
     previous_reset, next_reset = usage_resets(row, now)
-    return {
-        "connection_id": row["connection_id"],
-        "customer_id": row["connection_id"],
-        "connection_secret": secret,
-        "reference_id": row["reference_id"],
-        "wallet_id": row["wallet_id"],
-        "wallet": {"balance": format_nano(balance.total_nano), **contact, "autopay_enabled": False},
-        "balances": _balances(balance),
-        "has_lava_credit_balance": balance.prepaid_nano > 0,
-        "customer": contact,
-        "contact": contact,
-        "previous_usage_reset": iso(previous_reset),
-        "next_usage_reset": iso(next_reset),
-        "subscription": _subscription_summary(row),
-        "metadata": row["metadata"],
-        "created_at": iso(row["created_at"]),
-    }
+    return Connection(
+        connection_id=row["connection_id"],
+        customer_id=row["connection_id"],
+        connection_secret=secret,
+        reference_id=row["reference_id"],
+        wallet_id=row["wallet_id"],
+        wallet=ConnectionWallet(
+            **msgspec.structs.asdict(who), balance=Money(balance.total_nano), autopay_enabled=False
+        ),
+        balances=_balances(balance),
+        has_lava_credit_balance=balance.prepaid_nano > 0,
+        customer=who,
+        contact=who,
+        previous_usage_reset=iso(previous_reset),
+        next_usage_reset=iso(next_reset),
+        subscription=_subscription(row),
+        metadata=row["metadata"],
+        created_at=iso(row["created_at"]),
+    )
 
 
-def _balances(balance: Balance) -> dict[str, str | None]:
+def contact(row: Row) -> Contact:
+    return Contact(row["phone"], row["email"], row["first_name"], row["last_name"])
+
+
+def _balances(balance: Balance) -> Balances:
     available = balance.available_nano
-    return {
-        "cycle": format_nano(balance.cycle_nano),
-        "bundle": format_nano(balance.bundle_nano),
-        "prepaid": format_nano(balance.prepaid_nano),
-        "overage": format_nano(balance.overage_nano),
-        "held": format_nano(balance.held_nano),
-        "available": None if available is None else format_nano(available),
-    }
+    return Balances(
+        Money(balance.cycle_nano),
+        Money(balance.bundle_nano),
+        Money(balance.prepaid_nano),
+        Money(balance.overage_nano),
+        Money(balance.held_nano),
+        None if available is None else Money(available),
+    )
 
 
-def _subscription_summary(row: Row) -> dict[str, Any] | None:
+def _subscription(row: Row) -> SubscriptionSummary | None:
     if row["subscription_id"] is None:
         return None
-    return {
-        "subscription_id": row["subscription_id"],
-        "plan_id": row["plan_id"],
-        "subscription_config_id": row["plan_id"],
-        "name": row["plan_name"],
-        "status": row["status"],
-    }
-
-
-def subscription_object(row: Row, balance: Balance) -> dict[str, Any] | None:
-    """The active subscription with its plan and what is left of its credits; None without one."""
-    summary = _subscription_summary(row)
-    if summary is None:
-        return None
-    return {
-        **summary,
-        "auto_top_up_bundle_id": None,
-        "started_at": iso(row["started_at"]),
-        "cancelled_at": iso(row["cancelled_at"]) if row["cancelled_at"] else None,
-        "cycle_start_at": iso(row["cycle_start_at"]),
-        "cycle_end_at": iso(row["cycle_end_at"]),
-        "plan": {
-            "name": row["plan_name"],
-            "period_amount": format_nano(row["period_amount_nano"]),
-            "included_credit": format_nano(row["included_credit_nano"]),
-            "billing_interval": row["billing_interval"],
-            "rollover_type": row["rollover_type"],
-            "bundle_rollover_type": row["bundle_rollover_type"],
-        },
-        "credits": {
-            "total_remaining": format_nano(balance.cycle_nano + balance.bundle_nano),
-            "cycle_remaining": format_nano(balance.cycle_nano),
-            "bundle_remaining": format_nano(balance.bundle_nano),
-        },
-        "pending_change": None,
-    }
+    return SubscriptionSummary(
+        row["subscription_id"], row["plan_id"], row["plan_id"], row["plan_name"], row["subscription_status"]
+    )
 
 
 def usage_resets(row: Row, now: datetime) -> tuple[datetime, datetime]:
     """When the usage counters were and will be reset: with the subscription's cycle, else monthly since creation."""
     if row["subscription_id"] is not None:
         return row["cycle_start_at"], row["cycle_end_at"]
-    anchor = row["created_at"].astimezone(UTC)
-    months = (now.year - anchor.year) * 12 + now.month - anchor.month
-    if _months_after(anchor, months) > now:
-        months -= 1
-    return _months_after(anchor, months), _months_after(anchor, months + 1)
-
-
-def _months_after(anchor: datetime, months: int) -> datetime:
-    """The same day and time `months` later, on the month's last day where it is shorter."""
-    years, month = divmod(anchor.month - 1 + months, 12)
-    year, month = anchor.year + years, month + 1
-    return anchor.replace(year=year, month=month, day=min(anchor.day, calendar.monthrange(year, month)[1]))
+    number = cycle_at(row["created_at"], "month", now)
+    return boundary(row["created_at"], "month", number), boundary(row["created_at"], "month", number + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -10,12 +10,14 @@ from aiohttp import web
 from gateway.api.versions import MeterVersions
 from gateway.billing.catalogue import Offer
 from gateway.billing.principals import Merchant, Principals
+from gateway.billing.spend_keys import SpendCounters
 from gateway.errors import ObolError
 from gateway.ledger.bound import JournalBound
 from gateway.ledger.journal import Journal
 from gateway.ledger.wallets import Wallets
 from gateway.settings import Settings
 from gateway.store.postgres import Store
+from gateway.store.sealed import Sealed
 from gateway.store.secrets import Derived
 from gateway.wire import credential
 
@@ -33,6 +35,13 @@ class ApiContext:
     journals: JournalBound
     offers: Callable[[], tuple[Offer, ...]] | None = None
     """Every model on offer; may take long. None where this process serves no calls."""
+    webhook_addresses: Callable[[str, int], Awaitable[object]] | None = None
+    """Resolves the host and port of a webhook endpoint; raises the ObolError `forward_target_invalid` where it has an
+    address that no webhook may go to. None where nobody can tell."""
+    spend_counters: SpendCounters | None = None
+    sealed: Sealed | None = None
+    """Seals merchants' keys of providers. Both are None where this process serves no calls."""
+    provider_names: tuple[str, ...] = ()
     meter_versions: MeterVersions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +58,11 @@ def _secret_key(request: web.Request) -> str:
         text = credential.find(request.headers.get)
     except ObolError:
         raise _unauthorized("the request has no secret key") from None
+    return secret_key_form(text)
+
+
+def secret_key_form(text: str) -> str:
+    """`text`, if it could be a secret key. Raise ObolError `unauthorized`."""
     if not text.startswith(credential.SECRET_KEY_PREFIX) or "." in text:
         raise _unauthorized(
             "the credential is not a secret key; forward tokens and spend keys are for the gateway routes"

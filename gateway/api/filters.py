@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from gateway.api.reading import Named, invalid, one_of
+from gateway.api.operation import agreed
+from gateway.api.reading import TEXT_MAX_CHARACTERS, Named, invalid
 from gateway.billing.principals import Merchant
 from gateway.errors import ObolError
 from gateway.store.postgres import Store
@@ -18,6 +18,32 @@ METER_FIELDS = ("product_secret", "meter_secret", "meter_slug", "meter_id", "pro
 PAIRS_MAX = 100
 
 _PAIRS = msgspec.json.Decoder(list[tuple[str, str]])
+
+
+Name = Annotated[str, msgspec.Meta(max_length=TEXT_MAX_CHARACTERS)]
+"""An id, secret, slug or reference id. An empty one is absent."""
+
+
+class CustomerAndMeter(msgspec.Struct, kw_only=True):
+    """Either may be named by id, secret, slug or reference id, under any of the names that it had over the eras."""
+
+    connection_secret: Name | None = None
+    connection_id: Name | None = None
+    customer_id: Name | None = None
+    reference_id: Name | None = None
+    product_secret: Name | None = None
+    meter_secret: Name | None = None
+    meter_slug: Name | None = None
+    meter_id: Name | None = None
+    product_id: Name | None = None
+
+
+class Filtered(CustomerAndMeter, kw_only=True):
+    """The query parameters of every filter."""
+
+    metadata_filters: Annotated[
+        str | None, msgspec.Meta(description='Pairs that all must match, as JSON: [["key","value"]].')
+    ] = None
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -45,13 +71,13 @@ def _conditions(operations: list[tuple[str, Any]], first: int) -> str:
     return "".join(f" AND {operator} ${first + index}" for index, (operator, _) in enumerate(operations))
 
 
-async def read(store: Store, merchant: Merchant, query: Mapping[str, str]) -> Filters:
+async def read(store: Store, merchant: Merchant, query: Filtered) -> Filters:
     """Read and resolve the filters of a query. What was deleted can still be asked for.
 
     Raise ObolError `invalid_request`, `connection_not_found` or `meter_not_found` naming the parameter.
     """
-    pairs = _metadata(query.get("metadata_filters", ""))
-    connection, meter = one_of(query, CUSTOMER_FIELDS), one_of(query, METER_FIELDS)
+    pairs = _metadata(query.metadata_filters)
+    connection, meter = agreed(query, *CUSTOMER_FIELDS), agreed(query, *METER_FIELDS)
     return Filters(
         await _resolve(store, merchant, "connection", connection) if connection else None,
         await _resolve(store, merchant, "meter", meter) if meter else None,
@@ -66,7 +92,7 @@ async def _resolve(store: Store, merchant: Merchant, kind: str, named: Named) ->
     return str(row[0])
 
 
-def _metadata(given: str) -> tuple[tuple[str, str], ...]:
+def _metadata(given: str | None) -> tuple[tuple[str, str], ...]:
     if not given:
         return ()
     try:

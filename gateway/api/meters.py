@@ -6,66 +6,174 @@ import re
 import secrets
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
-from aiohttp import web
+import msgspec
 
 from gateway.api import paging
 from gateway.api.context import ApiContext
-from gateway.api.reading import invalid, json_object, path_id, required_text, text
-from gateway.api.responses import deleted, iso, json_response
+from gateway.api.operation import Call, Deleted, Nothing, Operation, Page, Text, Time
+from gateway.api.reading import invalid
+from gateway.api.responses import iso
 from gateway.billing.principals import Merchant
-from gateway.core.meter import from_definition
+from gateway.core.meter import Payer, RateType, TierType, TokenBasis, from_definition
 from gateway.errors import ObolError
 from gateway.store.secrets import digest, new_id
 
 ID_PREFIXES = {"live": "prd_", "test": "prd_test_"}
 FIXED_FIELDS = ("rate_type", "tier_type")
-PRICING_FIELDS = ("tiers", "token_basis", "base_cost_payer", "service_charge_payer")
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _RESERVED_PREFIXES = ("prd_", "ps_")
-_PLAIN_DIGITS_MAX = 30
+
+Start = Annotated[
+    Any,
+    msgspec.Meta(
+        description="Units from which the tier applies; the first tier's is 0.",
+        extra_json_schema={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+$"}]},
+    ),
+]
+Rate = Annotated[
+    Any,
+    msgspec.Meta(
+        description="Dollars a million tokens or characters, a minute, or a request; of a percentage, percent.",
+        extra_json_schema={"anyOf": [{"type": "string", "examples": ["0.02"]}, {"type": "number", "minimum": 0}]},
+    ),
+]
+
+
+class NewTier(msgspec.Struct):
+    """One tier of a price. `core.meter` checks both."""
+
+    start: Start
+    rate: Rate
+
+
+class ChangedPricing(msgspec.Struct, kw_only=True):
+    """What may change of a meter's price."""
+
+    tiers: list[NewTier] | None = None
+    token_basis: TokenBasis | None = None
+    base_cost_payer: Payer | None = None
+    service_charge_payer: Payer | None = None
+    rate_type: RateType | None = None
+    tier_type: TierType | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were sent, as `core.meter` reads them: numbers in plain decimal notation."""
+        found = {name: getattr(self, name) for name in ChangedPricing.__struct_fields__}
+        found = {name: value for name, value in found.items() if value is not None}
+        if self.tiers is not None:
+            found["tiers"] = [{"start": _plain(tier.start), "rate": _plain(tier.rate)} for tier in self.tiers]
+        return found
+
+
+class NewMeter(ChangedPricing, kw_only=True):
+    """A meter to be made. Without a slug one is made from the name."""
+
+    name: Text
+    meter_slug: Annotated[Text | None, msgspec.Meta(description="Letters, digits, - and _.")] = None
+    tiers: list[NewTier]
+
+
+class ChangedMeter(ChangedPricing, kw_only=True):
+    """What changes of a meter. `rate_type` and `tier_type` are fixed for good: they may only repeat what is."""
+
+    name: Text | None = None
+
+
+class MeterTier(msgspec.Struct):
+    """One tier of a meter."""
+
+    start: int
+    rate: str
+    type: TierType
+
+
+class Meter(msgspec.Struct, kw_only=True):
+    """The meter object of both vocabularies. `version` counts changes of its price."""
+
+    meter_id: str
+    product_id: str
+    meter_slug: str
+    name: str
+    rate_type: RateType
+    tier_type: TierType
+    token_basis: TokenBasis
+    base_cost_payer: Payer
+    service_charge_payer: Payer
+    tiers: list[MeterTier]
+    meter_secret: str
+    product_secret: str
+    version: int
+    created_at: Time
 
 
 class MeterRoutes:
-    """The handlers. A meter in a path may be named by id, slug or secret."""
+    """The calls. A meter in a path may be named by id, slug or secret."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
 
-    def routes(self) -> list[web.RouteDef]:
-        return [route for path in ("/v1/meters", "/v1/products") for route in self._routes_at(path)]
-
-    def _routes_at(self, path: str) -> list[web.RouteDef]:
+    def operations(self) -> list[Operation]:
+        one, products = "/v1/meters/{id}", ("/v1/products",)
+        named, missing = ("/v1/products/{id}",), ("meter_not_found",)
         return [
-            web.get(path, self.list),
-            web.post(path, self.create),
-            web.get(path + "/{id}", self.read),
-            web.patch(path + "/{id}", self.change),
-            web.delete(path + "/{id}", self.delete),
+            Operation(
+                "GET",
+                "/v1/meters",
+                self.list,
+                "List meters",
+                "Meters",
+                query=Page,
+                answer=paging.Listed[Meter],
+                aliases=products,
+            ),
+            Operation(
+                "POST",
+                "/v1/meters",
+                self.create,
+                "Create a meter",
+                "Meters",
+                body=NewMeter,
+                answer=Meter,
+                status=201,
+                errors=("slug_taken",),
+                aliases=products,
+            ),
+            Operation("GET", one, self.read, "Retrieve a meter", "Meters", answer=Meter, errors=missing, aliases=named),
+            Operation(
+                "PATCH",
+                one,
+                self.change,
+                "Change a meter",
+                "Meters",
+                body=ChangedMeter,
+                answer=Meter,
+                errors=missing,
+                aliases=named,
+            ),
+            Operation(
+                "DELETE", one, self.delete, "Delete a meter", "Meters", answer=Deleted, errors=missing, aliases=named
+            ),
         ]
 
-    async def list(self, request: web.Request) -> web.Response:
-        merchant = await self._context.merchant(request)
-        asked = paging.window(request.query)
+    async def list(self, call: Call[Nothing, Page]) -> paging.Listed[Meter]:
+        asked, merchant = paging.window(call.query), call.merchant
         rows = await self._context.store.rows("meters.page", merchant.merchant_id, *asked.after, asked.fetch)
-        return json_response(paging.page(rows, asked, _place, lambda row: self._show(merchant, row)))
+        return paging.page(rows, asked, _place, lambda row: self._show(merchant, row))
 
-    async def read(self, request: web.Request) -> web.Response:
-        merchant = await self._context.merchant(request)
-        return json_response(self._show(merchant, await self._find(merchant, request)))
+    async def read(self, call: Call[Nothing, Nothing]) -> Meter:
+        return self._show(call.merchant, await self._find(call))
 
-    async def create(self, request: web.Request) -> web.Response:
-        merchant = await self._context.merchant(request)
-        body = await json_object(request)
-        name, slug = required_text(body, "name"), _given_slug(body)
+    async def create(self, call: Call[NewMeter, Nothing]) -> Meter:
+        merchant, slug = call.merchant, _usable(call.body.meter_slug)
         meter_id = new_id(ID_PREFIXES[merchant.mode])
-        definition = from_definition(meter_id, 1, _plain(body)).definition()
-        row = await self._insert(merchant, meter_id, name, slug, definition)
+        definition = from_definition(meter_id, 1, call.body.given()).definition()
+        row = await self._insert(merchant, meter_id, call.body.name, slug, definition)
         await self._context.principals.changed(merchant.merchant_id)
-        return json_response(self._show(merchant, row), 201)
+        return self._show(merchant, row)
 
     async def _insert(
         self, merchant: Merchant, meter_id: str, name: str, slug: str | None, definition: dict[str, Any]
@@ -79,54 +187,52 @@ class MeterRoutes:
                 return row
         raise ObolError("slug_taken", f"another meter has the slug {slug!r}", param="meter_slug")
 
-    async def change(self, request: web.Request) -> web.Response:
-        merchant = await self._context.merchant(request)
-        body = await json_object(request)
-        meter_id = (await self._find(merchant, request))["meter_id"]
-        name = required_text(body, "name") if body.get("name") is not None else None
+    async def change(self, call: Call[ChangedMeter, Nothing]) -> Meter:
+        merchant, body = call.merchant, call.body
+        meter_id = (await self._find(call))["meter_id"]
         store = self._context.store
         async with store.transaction() as connection:
             row = await connection.fetchrow(store.sql("meters.lock"), merchant.merchant_id, meter_id)
             if row is None:
                 raise _missing()
             definition = _changed(row, body)
-            if name is not None:
-                await connection.execute(store.sql("meters.rename"), meter_id, name)
+            if body.name is not None:
+                await connection.execute(store.sql("meters.rename"), meter_id, body.name)
             if definition != row["definition"]:
                 await connection.execute(store.sql("meters.reprice"), meter_id, definition)
             row = await connection.fetchrow(store.sql("meters.lock"), merchant.merchant_id, meter_id)
         await self._context.principals.changed(merchant.merchant_id)
-        return json_response(self._show(merchant, row))
+        return self._show(merchant, row)
 
-    async def delete(self, request: web.Request) -> web.Response:
-        merchant = await self._context.merchant(request)
-        meter_id = (await self._find(merchant, request))["meter_id"]
+    async def delete(self, call: Call[Nothing, Nothing]) -> Deleted:
+        meter_id = (await self._find(call))["meter_id"]
         await self._context.store.execute("meters.delete", meter_id)
-        await self._context.principals.changed(merchant.merchant_id)
-        return deleted(meter_id)
+        await self._context.principals.changed(call.merchant.merchant_id)
+        return Deleted(meter_id)
 
-    async def _find(self, merchant: Merchant, request: web.Request) -> asyncpg.Record:
-        value = path_id(request, "meter_not_found")
-        row = await self._context.store.row("meters.find", merchant.merchant_id, value, digest(value))
+    async def _find(self, call: Call[Any, Any]) -> asyncpg.Record:
+        value = call.path_id("meter_not_found")
+        row = await self._context.store.row("meters.find", call.merchant.merchant_id, value, digest(value))
         if row is None:
             raise _missing()
         return row
 
-    def _show(self, merchant: Merchant, row: asyncpg.Record) -> dict[str, Any]:
-        """The meter object of both vocabularies."""
-        meter = from_definition(row["meter_id"], row["version"], row["definition"])
+    def _show(self, merchant: Merchant, row: asyncpg.Record) -> Meter:
+        definition = from_definition(row["meter_id"], row["version"], row["definition"]).definition()
         secret = self._context.derived.meter_secret(merchant.mode, row["meter_id"])
-        return {
-            "meter_id": row["meter_id"],
-            "product_id": row["meter_id"],
-            "meter_slug": row["meter_slug"],
-            "name": row["name"],
-            **meter.definition(),
-            "meter_secret": secret,
-            "product_secret": secret,
-            "version": row["version"],
-            "created_at": iso(row["created_at"]),
-        }
+        tiers = [MeterTier(**tier) for tier in definition.pop("tiers")]
+        return Meter(
+            meter_id=row["meter_id"],
+            product_id=row["meter_id"],
+            meter_slug=row["meter_slug"],
+            name=row["name"],
+            **definition,
+            tiers=tiers,
+            meter_secret=secret,
+            product_secret=secret,
+            version=row["version"],
+            created_at=iso(row["created_at"]),
+        )
 
 
 def _missing() -> ObolError:
@@ -137,18 +243,17 @@ def _place(row: asyncpg.Record) -> paging.Place:
     return paging.Place(row["created_at"], row["meter_id"])
 
 
-def _changed(row: asyncpg.Record, body: dict[str, Any]) -> dict[str, Any]:
+def _changed(row: asyncpg.Record, body: ChangedMeter) -> dict[str, Any]:
     """The definition with what `body` changes of the pricing. What a charge is counted in is fixed for good."""
     old: dict[str, Any] = row["definition"]
+    given = body.given()
     for field in FIXED_FIELDS:
-        if body.get(field) not in (None, old[field]):
+        if given.pop(field, old[field]) != old[field]:
             raise invalid(field, f"cannot be changed (it is {old[field]}); create another meter")
-    given = {field: body[field] for field in PRICING_FIELDS if body.get(field) is not None}
-    return from_definition(row["meter_id"], row["version"], {**old, **_plain(given)}).definition()
+    return from_definition(row["meter_id"], row["version"], {**old, **given}).definition()
 
 
-def _given_slug(body: dict[str, Any]) -> str | None:
-    slug = text(body, "meter_slug")
+def _usable(slug: str | None) -> str | None:
     if slug is None:
         return None
     if not _SLUG.fullmatch(slug):
@@ -167,20 +272,9 @@ def _slugs(name: str) -> Iterator[str]:
     yield f"{base}-{secrets.token_hex(6)}"
 
 
-def _plain(body: dict[str, Any]) -> dict[str, Any]:
-    """`body` with rates and starts that came as JSON numbers (Decimal) in plain decimal notation, as the core reads."""
-    tiers = body.get("tiers")
-    if not isinstance(tiers, list):
-        return body
-    return {**body, "tiers": [_plain_tier(tier) if isinstance(tier, dict) else tier for tier in tiers]}
-
-
-def _plain_tier(tier: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain_number(value) if isinstance(value, Decimal) else value for key, value in tier.items()}
-
-
-def _plain_number(value: Decimal) -> str:
-    if abs(value.adjusted()) > _PLAIN_DIGITS_MAX:
-        return "out of range"
+def _plain(value: Any) -> Any:
+    """A rate or start that came as a JSON number (Decimal) in plain decimal notation, as the core reads."""
+    if not isinstance(value, Decimal):
+        return value
     plain = format(value, "f")
     return plain.rstrip("0").rstrip(".") if "." in plain else plain

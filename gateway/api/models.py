@@ -8,19 +8,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 from aiohttp import web
 
 from gateway import errors
 from gateway.api.context import ApiContext
+from gateway.api.operation import Call, Nothing, Operation
 from gateway.api.responses import json_response
 from gateway.billing.catalogue import Offer
+from gateway.billing.spend_keys import Rules
 from gateway.errors import ObolError
+from gateway.wire import credential
 from gateway.wire.dropin import OPENAI_BASES
 
 Shape = Literal["openai", "anthropic", "google"]
 CREATED_UNKNOWN = "1970-01-01T00:00:00Z"
+
+
+class Model(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A model in one vendor's shape: OpenAI's has `id`, `object`, `created`, `owned_by`; Anthropic's `type`, `id`,
+    `display_name`, `created_at`; Google's `name` and `displayName`."""
+
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    object: Literal["model"] | msgspec.UnsetType = msgspec.UNSET
+    created: int | msgspec.UnsetType = msgspec.UNSET
+    owned_by: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["model"] | msgspec.UnsetType = msgspec.UNSET
+    display_name: str | msgspec.UnsetType = msgspec.UNSET
+    created_at: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    displayName: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Models(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """All models: in `data` as OpenAI and Anthropic have it, in `models` as Google has it."""
+
+    object: Literal["list"] | msgspec.UnsetType = msgspec.UNSET
+    data: list[Model] | msgspec.UnsetType = msgspec.UNSET
+    has_more: bool | msgspec.UnsetType = msgspec.UNSET
+    first_id: str | msgspec.UnsetType = msgspec.UNSET
+    last_id: str | msgspec.UnsetType = msgspec.UNSET
+    models: list[Model] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelRoutes:
@@ -28,42 +58,80 @@ class ModelRoutes:
 
     def __init__(self, context: ApiContext) -> None:
         self._offers = context.offers
+        self._principals = context.principals
         self._asking = asyncio.Lock()
         """Nobody needs a credential here: all together take one thread."""
 
-    def routes(self) -> list[web.RouteDef]:
+    def operations(self) -> list[Operation]:
         if self._offers is None:
             return []
-        bases = (*OPENAI_BASES, "/v1beta")
+        bases = (*(base for base in OPENAI_BASES if base != "/v1"), "/v1beta")
         return [
-            *(web.get(f"{base}/models", self.list) for base in bases),
-            *(web.get(f"{base}/models/{{id:.+}}", self.retrieve) for base in bases),
-            web.get("/v1/tcp_warming", self.warm),
+            Operation(
+                "GET",
+                "/v1/models",
+                self.list,
+                "List models on offer",
+                "Models",
+                answer=Models,
+                aliases=tuple(f"{base}/models" for base in bases),
+                public=True,
+            ),
+            Operation(
+                "GET",
+                "/v1/models/{id:.+}",
+                self.retrieve,
+                "Retrieve a model on offer",
+                "Models",
+                answer=Model,
+                errors=("not_found",),
+                aliases=tuple(f"{base}/models/{{id:.+}}" for base in bases),
+                public=True,
+            ),
+            Operation("GET", "/v1/tcp_warming", self.warm, "Nothing", "Models", answer=Nothing, public=True),
         ]
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, call: Call[Nothing, Nothing]) -> Models:
         """All of them, in one page."""
-        offers, shape = await self._all(), _shape(request)
+        offers, shape = await self._visible(call.request), _shape(call.request)
         shown = [_SHOWN[shape](offer) for offer in offers]
         if shape == "google":
-            return json_response({"models": shown})
-        page: dict[str, Any] = {"object": "list", "data": shown, "has_more": False}
-        if shape == "anthropic":
-            page |= {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {}
-        return json_response(page)
+            return Models(models=shown)
+        page = Models(object="list", data=shown, has_more=False)
+        if shape == "anthropic" and shown:
+            page.first_id, page.last_id = shown[0].id, shown[-1].id
+        return page
 
-    async def retrieve(self, request: web.Request) -> web.Response:
+    async def retrieve(self, call: Call[Nothing, Nothing]) -> Model | web.Response:
         """One of them. 404 in the client's own dialect."""
-        name, shape = request.match_info["id"], _shape(request)
-        for offer in await self._all():
+        name, shape = call.request.match_info["id"], _shape(call.request)
+        for offer in await self._visible(call.request):
             if offer.name == name:
-                return json_response(_SHOWN[shape](offer))
+                return _SHOWN[shape](offer)
         missing = ObolError("not_found", f"there is no model {name[:200]!r} on offer here", param="model")
         return json_response(errors.body(missing, shape), missing.status)
 
-    async def warm(self, request: web.Request) -> web.Response:
+    async def warm(self, call: Call[Nothing, Nothing]) -> Nothing:
         """Cerebras' client asks for this to have a connection; it reads nothing of the answer."""
-        return json_response({})
+        return Nothing()
+
+    async def _visible(self, request: web.Request) -> tuple[Offer, ...]:
+        """All; with a spend key, which nobody needs here, those that it may ask for. Raise ObolError `unauthorized`."""
+        offers, rules = await self._all(), await self._rules(request)
+        if rules is None:
+            return offers
+        return tuple(
+            each for each in offers if rules.allows(each.provider, each.name.removeprefix(f"{each.provider}/"))
+        )
+
+    async def _rules(self, request: web.Request) -> Rules | None:
+        try:
+            text = credential.find(request.headers.get, request.query.get("key"))
+        except ObolError:
+            return None
+        if not text.startswith(credential.SPEND_KEY_PREFIX):
+            return None
+        return (await self._principals.principal(text)).rules
 
     async def _all(self) -> tuple[Offer, ...]:
         assert self._offers is not None
@@ -77,19 +145,19 @@ def _shape(request: web.Request) -> Shape:
     return "anthropic" if "anthropic-version" in request.headers else "openai"
 
 
-def _as_openai(offer: Offer) -> dict[str, Any]:
-    return {"id": offer.name, "object": "model", "created": 0, "owned_by": offer.provider}
+def _as_openai(offer: Offer) -> Model:
+    return Model(id=offer.name, object="model", created=0, owned_by=offer.provider)
 
 
-def _as_anthropic(offer: Offer) -> dict[str, Any]:
-    return {"type": "model", "id": offer.name, "display_name": offer.name, "created_at": CREATED_UNKNOWN}
+def _as_anthropic(offer: Offer) -> Model:
+    return Model(type="model", id=offer.name, display_name=offer.name, created_at=CREATED_UNKNOWN)
 
 
-def _as_google(offer: Offer) -> dict[str, Any]:
-    return {"name": f"models/{offer.name}", "displayName": offer.name}
+def _as_google(offer: Offer) -> Model:
+    return Model(name=f"models/{offer.name}", displayName=offer.name)
 
 
-_SHOWN: dict[Shape, Callable[[Offer], dict[str, Any]]] = {
+_SHOWN: dict[Shape, Callable[[Offer], Model]] = {
     "openai": _as_openai,
     "anthropic": _as_anthropic,
     "google": _as_google,

@@ -30,6 +30,9 @@ from gateway.core.money import EXACT_LIMIT, format_nano, parse_nano
 from gateway.errors import ObolError
 
 NUMBER_DIGITS_MAX = 30
+_FINEST = Decimal(10) ** -(NUMBER_DIGITS_MAX + 1)
+"""Stands for whatever is finer: no microsecond, and too fine for an amount. Written out, 1e-999999 is a megabyte."""
+NESTING_MAX = 50
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=reading.TEXT_MAX_CHARACTERS)]
 """A name or an id. Printable, as all text in a body or query must be."""
@@ -130,7 +133,8 @@ class Operation:
 def routes(context: ApiContext, operations: list[Operation]) -> list[web.RouteDef]:
     """The operations at all their paths, for aiohttp."""
     return [
-        web.route(each.method, path, handler)
+        # Where GET is answered, HEAD is, too.
+        web.get(path, handler) if each.method == "GET" else web.route(each.method, path, handler)
         for each in operations
         for handler in [_handler(context, each)]
         for path in each.paths
@@ -189,22 +193,27 @@ def _not_nullable(into: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(each.encode_name for each in optional if NoneType not in typing.get_args(hints[each.name]))
 
 
-def _plain(value: Any, where: str) -> Any:
-    """`value` with whole numbers as int (12.0 too) and its text looked at: printable, as PostgreSQL can hold it."""
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """`value` with whole numbers as int (12.0 too) and its text looked at: printable, as PostgreSQL can hold it.
+    Values of metadata are free text, which may have lines."""
     if isinstance(value, str):
-        if not value.isprintable():
+        if not value.isprintable() and (not where.startswith("metadata.") or _UNSTORABLE.search(value)):
             raise reading.invalid(where, "must be printable text")
         return value
     if isinstance(value, Decimal):
-        if abs(value.adjusted()) > NUMBER_DIGITS_MAX:
+        if value and value.adjusted() > NUMBER_DIGITS_MAX:
             raise reading.invalid(where, "is a number out of range")
+        if value and value.adjusted() < -NUMBER_DIGITS_MAX:
+            return _FINEST.copy_sign(value)
         return int(value) if value == value.to_integral_value() else value
+    if depth > NESTING_MAX:
+        raise reading.invalid(where.partition(".")[0].partition("[")[0], f"is nested more than {NESTING_MAX} deep")
     if isinstance(value, dict):
         for key in value:
             _plain(key, where)
-        return {key: _plain(each, f"{where}.{key}") for key, each in value.items()}
+        return {key: _plain(each, f"{where}.{key}", depth + 1) for key, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each, f"{where}[{index}]") for index, each in enumerate(value)]
+        return [_plain(each, f"{where}[{index}]", depth + 1) for index, each in enumerate(value)]
     return value
 
 
@@ -231,6 +240,7 @@ def _encode_custom(value: Any) -> Any:
     raise NotImplementedError(type(value))
 
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<at>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 _WORDS = {

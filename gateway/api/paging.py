@@ -6,8 +6,11 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
+from gateway.api.operation import Page
 from gateway.api.reading import invalid
 
 LIMIT_DEFAULT = 10
@@ -16,6 +19,15 @@ _CURSOR_MAX_CHARACTERS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Item = TypeVar("Item")
+Shown = TypeVar("Shown")
+
+
+class Listed(msgspec.Struct, Generic[Shown]):
+    """One page of a list. `next_cursor` is there only where there are more: clients go on while there is one."""
+
+    data: list[Shown]
+    has_more: bool
+    next_cursor: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Place(NamedTuple):
@@ -40,19 +52,22 @@ class Window(NamedTuple):
         return self.limit + 1
 
 
-def window(query: Mapping[str, str]) -> Window:
+def window(query: Page | Mapping[str, str]) -> Window:
     """Read `limit` (1-100, default 10) and `cursor`. Raise ObolError `invalid_request` naming it."""
+    if isinstance(query, Page):
+        return Window(_place(query.cursor or ""), query.limit or LIMIT_DEFAULT)
     return Window(_place(query.get("cursor", "")), _limit(query.get("limit", "")))
 
 
 def page(
-    items: Sequence[Item], asked: Window, place: Callable[[Item], Place], show: Callable[[Item], Any]
-) -> dict[str, Any]:
+    items: Sequence[Item], asked: Window, place: Callable[[Item], Place], show: Callable[[Item], Shown]
+) -> Listed[Shown]:
     """The page object of `items`, which were fetched with `asked.fetch` as limit."""
     shown = items[: asked.limit]
+    data = [show(item) for item in shown]
     if len(items) <= asked.limit:
-        return {"data": [show(item) for item in shown], "has_more": False}
-    return {"data": [show(item) for item in shown], "has_more": True, "next_cursor": _cursor(place(shown[-1]))}
+        return Listed(data, has_more=False)
+    return Listed(data, has_more=True, next_cursor=_cursor(place(shown[-1])))
 
 
 def _limit(given: str) -> int:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import parse_qs
 
 from aiohttp import hdrs, web
 
@@ -17,6 +18,7 @@ from gateway.core.money import EXACT_LIMIT
 from gateway.errors import ObolError
 
 BODY_MAX_BYTES = 512 * 1024
+FORM_FIELDS_MAX = 20
 TEXT_MAX_CHARACTERS = 255
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -71,6 +73,16 @@ async def _bounded(request: web.Request) -> bytes:
     raise ObolError("body_too_large", f"the body is longer than {BODY_MAX_BYTES} bytes")
 
 
+async def form(request: web.Request) -> dict[str, str]:
+    """The fields of a form that a page sent, the first of each name. Raise ObolError 400 or 413."""
+    body = await _bounded(request)
+    try:
+        found = parse_qs(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=FORM_FIELDS_MAX)
+    except ValueError:
+        raise ObolError("invalid_request", "the form is not usable") from None
+    return {name: values[0] for name, values in found.items()}
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
@@ -105,27 +117,15 @@ def one_of(values: Mapping[str, Any], fields: Sequence[str]) -> Named | None:
     return found
 
 
-def count(values: Mapping[str, Any], field: str) -> int | None:
-    """A whole number from 0 to 2^53, also written as 12.0; None where absent or null."""
-    value = values.get(field)
-    if value is None:
-        return None
-    number = _number(value, field)
-    if number != number.to_integral_value():
-        raise invalid(field, "must be a whole number")
-    return int(number)
-
-
-def microseconds(values: Mapping[str, Any], field: str) -> int | None:
-    """Seconds from 0 as microseconds, rounded half up from the number's decimal text; None where absent or null."""
-    value = values.get(field)
+def microseconds(value: Any, field: str) -> int | None:
+    """Seconds from 0 as microseconds, rounded half up from the number's decimal text; None for None."""
     if value is None:
         return None
     rounded = _number(value, field, EXACT_LIMIT // 1_000_000).quantize(_MICRO, ROUND_HALF_UP, _EXACT)
     return int(rounded.scaleb(6, _EXACT))
 
 
-def _number(value: Any, field: str, limit: int = EXACT_LIMIT) -> Decimal:
+def _number(value: Any, field: str, limit: int) -> Decimal:
     """The limits are compared before anything is made of the number: 1e999999999 must cost nothing."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise invalid(field, "must be a number")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import hiredis
 import msgspec
 
 from gateway.api import stored
 from gateway.api.context import ApiContext
-from gateway.api.filters import CUSTOMER_FIELDS, METER_FIELDS
-from gateway.api.reading import Named, count, invalid, microseconds, one_of, required_text, text
+from gateway.api.filters import CUSTOMER_FIELDS, METER_FIELDS, CustomerAndMeter
+from gateway.api.operation import Text, agreed
+from gateway.api.reading import Named, invalid, microseconds
 from gateway.api.request_object import StoredRequest
 from gateway.billing.principals import Customer, Merchant
 from gateway.core.meter import UNITS_MAX, Charge, Meter
@@ -27,12 +28,44 @@ from gateway.ledger import row as rows
 from gateway.ledger.journal import Entry
 from gateway.ledger.keys import shard_of
 from gateway.ledger.row import RequestRow
-from gateway.ledger.wallets import Price, WalletRef
+from gateway.ledger.wallets import Price, WalletRef, now_ms
 from gateway.wire import metadata
 
 ENDPOINT_MAX_CHARACTERS = 2_048
 _USAGE_FIELDS = ("input_tokens", "output_tokens", "input_characters", "output_characters", "input_us", "output_us")
 _UNITS_OF = {"tokens_1m": "tokens", "characters_1m": "characters", "minutes": "seconds", "requests": "requests"}
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=EXACT_LIMIT)]
+Seconds = Annotated[
+    Any,
+    msgspec.Meta(
+        description="From 0; kept to the microsecond.", extra_json_schema={"type": ["number", "null"], "minimum": 0}
+    ),
+]
+Metadata = Annotated[
+    Any,
+    msgspec.Meta(
+        description=f"At most {metadata.MAX_PAIRS} pairs of text; keys of letters, digits and underscores.",
+        extra_json_schema={"type": ["object", "null"], "additionalProperties": {"type": "string"}},
+    ),
+]
+
+
+class NewReport(CustomerAndMeter, kw_only=True):
+    """Usage that happened elsewhere, under an id of the caller's own: the same id is charged once."""
+
+    request_id: Text
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    input_characters: Count | None = None
+    output_characters: Count | None = None
+    input_seconds: Seconds = None
+    output_seconds: Seconds = None
+    metadata: Metadata = None
+    provider: Text | None = None
+    model: Text | None = None
+    endpoint: Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX_CHARACTERS)] | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -56,27 +89,27 @@ class Report(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(meaning)).hexdigest()
 
 
-def read(body: dict[str, Any]) -> Report:
+def read(body: NewReport) -> Report:
     """Check the payload of POST /v1/requests. Raise ObolError naming the field."""
-    pairs = body.get("metadata")
+    pairs = body.metadata
     if pairs is not None and not isinstance(pairs, dict):
         raise ObolError("metadata_invalid", "metadata must be an object of strings", param="metadata")
     return Report(
-        request_id=required_text(body, "request_id"),
-        customer=_required(one_of(body, CUSTOMER_FIELDS), "connection_id"),
-        meter=_required(one_of(body, METER_FIELDS), "meter_slug"),
+        request_id=body.request_id,
+        customer=_required(agreed(body, *CUSTOMER_FIELDS), "connection_id"),
+        meter=_required(agreed(body, *METER_FIELDS), "meter_slug"),
         usage=Usage(
-            input_tokens=count(body, "input_tokens"),
-            output_tokens=count(body, "output_tokens"),
-            input_characters=count(body, "input_characters"),
-            output_characters=count(body, "output_characters"),
-            input_us=microseconds(body, "input_seconds"),
-            output_us=microseconds(body, "output_seconds"),
+            input_tokens=body.input_tokens,
+            output_tokens=body.output_tokens,
+            input_characters=body.input_characters,
+            output_characters=body.output_characters,
+            input_us=microseconds(body.input_seconds, "input_seconds"),
+            output_us=microseconds(body.output_seconds, "output_seconds"),
         ),
         metadata=metadata.validate(pairs or {}),
-        provider=text(body, "provider"),
-        endpoint=text(body, "endpoint", ENDPOINT_MAX_CHARACTERS),
-        model=text(body, "model"),
+        provider=body.provider,
+        endpoint=body.endpoint,
+        model=body.model,
     )
 
 
@@ -158,7 +191,7 @@ def _row(merchant: Merchant, customer: Customer, meter: Meter, report: Report, f
     return RequestRow(
         merchant_id=merchant.merchant_id,
         request_id=report.request_id,
-        created_us=time.time_ns() // 1_000,
+        created_us=time.time_ns() // 1_000 + merchant.clock_offset_us,
         billing_mode="report",
         connection_id=customer.connection_id,
         meter_id=meter.meter_id,
@@ -177,9 +210,7 @@ async def _debit(
 ) -> StoredRequest:
     price = Price.of(meter, charge.units, charge.amount_nano, 0)
     try:
-        settled = await context.wallets.report(
-            wallet, row.request_id, price, at_ms=row.created_us // 1_000, body=rows.encode(row)
-        )
+        settled = await context.wallets.report(wallet, row.request_id, price, at_ms=now_ms(), body=rows.encode(row))
     except hiredis.ReplyError as error:
         if "beyond 2^53" in str(error):
             raise ObolError("invalid_request", "the charge takes the wallet beyond what it can count") from None

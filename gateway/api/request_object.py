@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from gateway.api.meters import MeterTier
+from gateway.api.operation import Money, Time
 from gateway.api.responses import iso
-from gateway.core.meter import Line, Meter
-from gateway.core.money import format_nano
+from gateway.core.meter import Line, Meter, Payer, RateType, TokenBasis
 from gateway.core.usage import Usage
-from gateway.ledger.row import RequestRow
+from gateway.ledger.row import BillingMode, KeyType, RequestRow, Status
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -82,84 +83,154 @@ def from_record(record: Mapping[str, Any], fingerprint: str | None = None) -> St
     return StoredRequest(row, record["charge_nano"], record["tier_position"])
 
 
-def request_object(stored: StoredRequest, meter: Meter | None) -> dict[str, Any]:
-    """All fields of both vocabularies. `meter` is the version the request was priced with, None without one."""
-    row, created_at = stored.row, iso(stored.created_at)
-    return {
-        "request_id": row.request_id,
-        "status": row.status,
-        "connection_id": row.connection_id,
-        "customer_id": row.connection_id,
-        "product_id": row.meter_id,
-        "meter_id": row.meter_id,
-        "provider": row.provider,
-        "provider_key_type": row.provider_key_type,
-        "model": row.model,
-        "endpoint": row.endpoint,
-        "response_id": row.response_id,
-        "metadata": row.metadata,
-        "timestamp": created_at,
-        "created_at": created_at,
-        "model_usage": _model_usage(row, meter),
-        **_money(stored, meter),
-        "billing_mode": row.billing_mode,
-        "price_version": row.price_version,
-        "estimated": row.estimated,
-        "ending": row.ending,
-        "http_status": row.http_status,
-        "streamed": row.streamed,
-    }
+class ModelUsage(msgspec.Struct):
+    """What was used, and what it cost at the provider's prices. Seconds may be fractions."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_characters: int
+    output_characters: int
+    total_characters: int
+    input_seconds: float
+    output_seconds: float
+    total_seconds: float
+    cached_input_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    input_cost: Money
+    output_cost: Money
+    total_cost: Money
+    payer: Payer
 
 
-def _model_usage(row: RequestRow, meter: Meter | None) -> dict[str, Any]:
+class FeeLine(msgspec.Struct):
+    """The part of a fee that fell into one tier. One of the three quantities is that of the meter."""
+
+    tier: MeterTier
+    tokens: int
+    characters: int
+    seconds: float
+    cost: Money
+
+
+class Charge(msgspec.Struct):
+    """All that the customer pays."""
+
+    amount: Money
+    rate_type: RateType
+    breakdown: list[FeeLine]
+
+
+class Fee(Charge):
+    """The meter's part of it."""
+
+    token_basis: TokenBasis
+
+
+class ServiceCharge(msgspec.Struct):
+    """The installation takes none: its amount is zero."""
+
+    amount: Money
+    payer: Payer
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """One request, in the fields of both vocabularies."""
+
+    request_id: str
+    status: Status
+    connection_id: str | None
+    customer_id: str | None
+    product_id: str | None
+    meter_id: str | None
+    provider: str
+    provider_key_type: KeyType
+    model: str | None
+    endpoint: str
+    response_id: str | None
+    metadata: dict[str, str]
+    timestamp: Time
+    created_at: Time
+    model_usage: ModelUsage
+    fee: Fee
+    service_charge: ServiceCharge
+    total_request_cost: Money
+    total_wallet_cost: Money
+    total_merchant_cost: Money
+    cost: Money
+    charge: Charge
+    billing_mode: BillingMode
+    price_version: str | None
+    estimated: bool
+    ending: str
+    http_status: int | None
+    streamed: bool
+
+
+def request_object(stored: StoredRequest, meter: Meter | None) -> Request:
+    """`meter` is the version the request was priced with, None without one."""
+    row, created_at, fee_nano = stored.row, iso(stored.created_at), stored.fee_nano
+    rate_type: RateType = meter.rate_type if meter else "fixed"
+    basis: TokenBasis = meter.token_basis if meter else "input+output"
+    breakdown = _breakdown(stored, meter) if meter else []
+    return Request(
+        request_id=row.request_id,
+        status=row.status,
+        connection_id=row.connection_id,
+        customer_id=row.connection_id,
+        product_id=row.meter_id,
+        meter_id=row.meter_id,
+        provider=row.provider,
+        provider_key_type=row.provider_key_type,
+        model=row.model,
+        endpoint=row.endpoint,
+        response_id=row.response_id,
+        metadata=row.metadata,
+        timestamp=created_at,
+        created_at=created_at,
+        model_usage=_model_usage(row, meter),
+        fee=Fee(Money(fee_nano), rate_type, breakdown, basis),
+        service_charge=ServiceCharge(Money(0), meter.service_charge_payer if meter else "merchant"),
+        total_request_cost=Money(row.cost_nano + fee_nano),
+        total_wallet_cost=Money(stored.charge_nano),
+        total_merchant_cost=Money(row.cost_nano - row.passed_on_nano),
+        cost=Money(row.cost_nano),
+        charge=Charge(Money(stored.charge_nano), rate_type, breakdown),
+        billing_mode=row.billing_mode,
+        price_version=row.price_version,
+        estimated=row.estimated,
+        ending=row.ending,
+        http_status=row.http_status,
+        streamed=row.streamed,
+    )
+
+
+def _model_usage(row: RequestRow, meter: Meter | None) -> ModelUsage:
     usage = row.usage
     input_characters, output_characters = usage.input_characters or 0, usage.output_characters or 0
     input_us, output_us = usage.input_us or 0, usage.output_us or 0
-    return {
-        "input_tokens": usage.input_tokens or 0,
-        "output_tokens": usage.output_tokens or 0,
-        "total_tokens": usage.total_tokens,
-        "input_characters": input_characters,
-        "output_characters": output_characters,
-        "total_characters": input_characters + output_characters,
-        "input_seconds": input_us / 1_000_000,
-        "output_seconds": output_us / 1_000_000,
-        "total_seconds": (input_us + output_us) / 1_000_000,
-        "cached_input_tokens": usage.cached_input_tokens or 0,
-        "cache_write_tokens": usage.cache_write_tokens or 0,
-        "reasoning_tokens": usage.reasoning_tokens or 0,
-        "input_cost": format_nano(row.input_cost_nano),
-        "output_cost": format_nano(row.output_cost_nano),
-        "total_cost": format_nano(row.cost_nano),
-        "payer": meter.base_cost_payer if meter else "merchant",
-    }
+    return ModelUsage(
+        input_tokens=usage.input_tokens or 0,
+        output_tokens=usage.output_tokens or 0,
+        total_tokens=usage.total_tokens,
+        input_characters=input_characters,
+        output_characters=output_characters,
+        total_characters=input_characters + output_characters,
+        input_seconds=input_us / 1_000_000,
+        output_seconds=output_us / 1_000_000,
+        total_seconds=(input_us + output_us) / 1_000_000,
+        cached_input_tokens=usage.cached_input_tokens or 0,
+        cache_write_tokens=usage.cache_write_tokens or 0,
+        reasoning_tokens=usage.reasoning_tokens or 0,
+        input_cost=Money(row.input_cost_nano),
+        output_cost=Money(row.output_cost_nano),
+        total_cost=Money(row.cost_nano),
+        payer=meter.base_cost_payer if meter else "merchant",
+    )
 
 
-def _money(stored: StoredRequest, meter: Meter | None) -> dict[str, Any]:
-    """Who pays what. The installation takes no service charge, so its amount is zero."""
-    row, fee_nano = stored.row, stored.fee_nano
-    rate_type = meter.rate_type if meter else "fixed"
-    breakdown = _breakdown(stored, meter) if meter else []
-    return {
-        "fee": {
-            "amount": format_nano(fee_nano),
-            "rate_type": rate_type,
-            "token_basis": meter.token_basis if meter else "input+output",
-            "breakdown": breakdown,
-        },
-        "service_charge": {
-            "amount": format_nano(0),
-            "payer": meter.service_charge_payer if meter else "merchant",
-        },
-        "total_request_cost": format_nano(row.cost_nano + fee_nano),
-        "total_wallet_cost": format_nano(stored.charge_nano),
-        "total_merchant_cost": format_nano(row.cost_nano - row.passed_on_nano),
-        "cost": format_nano(row.cost_nano),
-        "charge": {"amount": format_nano(stored.charge_nano), "rate_type": rate_type, "breakdown": breakdown},
-    }
-
-
-def _breakdown(stored: StoredRequest, meter: Meter) -> list[dict[str, Any]]:
+def _breakdown(stored: StoredRequest, meter: Meter) -> list[FeeLine]:
     """The fee by tier, recomputed from the stored usage; the costs add up to the fee."""
     charge = meter.charge(stored.row.usage, stored.row.cost_nano, stored.position)
     lines = charge.lines
@@ -169,12 +240,12 @@ def _breakdown(stored: StoredRequest, meter: Meter) -> list[dict[str, Any]]:
     return [_line(meter, line) for line in lines]
 
 
-def _line(meter: Meter, line: Line) -> dict[str, Any]:
+def _line(meter: Meter, line: Line) -> FeeLine:
     unit = meter.tier_type
-    return {
-        "tier": meter.show_tier(line.tier),
-        "tokens": line.units if unit == "tokens_1m" else 0,
-        "characters": line.units if unit == "characters_1m" else 0,
-        "seconds": line.units / 1_000_000 if unit == "minutes" else 0,
-        "cost": format_nano(line.fee_nano),
-    }
+    return FeeLine(
+        tier=MeterTier(**meter.show_tier(line.tier)),
+        tokens=line.units if unit == "tokens_1m" else 0,
+        characters=line.units if unit == "characters_1m" else 0,
+        seconds=line.units / 1_000_000 if unit == "minutes" else 0,
+        cost=Money(line.fee_nano),
+    )

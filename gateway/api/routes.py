@@ -7,15 +7,30 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from gateway.api.checkout_sessions import CheckoutSessionRoutes
 from gateway.api.connections import ConnectionRoutes
 from gateway.api.context import ApiContext
+from gateway.api.credit_bundles import CreditBundleRoutes
+from gateway.api.customers import CustomerRoutes
+from gateway.api.flex import FlexRoutes
+from gateway.api.login import LoginRoutes
 from gateway.api.meters import MeterRoutes
 from gateway.api.models import ModelRoutes
 from gateway.api.operation import Operation
 from gateway.api.operation import routes as operation_routes
+from gateway.api.plans import PlanRoutes
+from gateway.api.provider_keys import ProviderKeyRoutes
+from gateway.api.published import Published
 from gateway.api.requests import RequestRoutes
 from gateway.api.responses import errors_as_json
+from gateway.api.secret_keys import SecretKeyRoutes
+from gateway.api.spend_keys import SpendKeyRoutes
+from gateway.api.subscriptions import SubscriptionRoutes
+from gateway.api.test_clock import ClockRoutes
 from gateway.api.usage import UsageRoutes
+from gateway.api.wallet_keys import WalletKeyRoutes
+from gateway.api.webhook_deliveries import WebhookDeliveryRoutes
+from gateway.api.webhooks import WebhookRoutes
 
 
 class Resource(Protocol):
@@ -28,20 +43,34 @@ class Resource(Protocol):
 
 def routes(context: ApiContext) -> list[web.RouteDef]:
     """For `app.add_routes`; the application needs `middlewares()` too."""
-    resources = (
-        RequestRoutes(context),
-        UsageRoutes(context),
-        MeterRoutes(context),
-        ConnectionRoutes(context),
-        ModelRoutes(context),
-    )
-    older = [route for resource in resources for route in resource.routes()]
-    return [_expecting(route) for route in [*older, *operation_routes(context, operations(context))]]
+    table = operations(context)
+    pages = [*Published(table).routes(), *LoginRoutes(context).pages()]
+    return [_expecting(route) for route in [*operation_routes(context, table), *pages]]
 
 
 def operations(context: ApiContext) -> list[Operation]:
     """Every call of the API, as the OpenAPI document shows it."""
-    resources: tuple[type[Resource], ...] = ()
+    resources: tuple[type[Resource], ...] = (
+        CheckoutSessionRoutes,
+        ConnectionRoutes,
+        CustomerRoutes,
+        FlexRoutes,
+        PlanRoutes,
+        CreditBundleRoutes,
+        SubscriptionRoutes,
+        ClockRoutes,
+        RequestRoutes,
+        UsageRoutes,
+        MeterRoutes,
+        ModelRoutes,
+        SecretKeyRoutes,
+        SpendKeyRoutes,
+        WalletKeyRoutes,
+        ProviderKeyRoutes,
+        LoginRoutes,
+        WebhookRoutes,
+        WebhookDeliveryRoutes,
+    )
     return [each for resource in resources for each in resource(context).operations()]
 
 

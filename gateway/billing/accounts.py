@@ -1,20 +1,22 @@
-"""Merchants, their meters, plans and customers: made in PostgreSQL first, then opened in Redis.
+"""Merchants, their meters, plans and customers: made in PostgreSQL, with their wallets opened in Redis.
 
-A crash in between leaves a wallet that Redis does not know (calls for it answer 503) and a grant that is pending:
-`open_wallet` may be called again, and the worker applies pending grants.
+A crash in between leaves a grant that is pending, which the worker applies, or, of a merchant, a wallet of its own that
+Redis does not know (calls for it answer 503).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import asyncpg
 import msgspec
 
+from gateway.billing import outbox, plans
+from gateway.billing.subscriptions import Subscriptions
 from gateway.core.meter import from_definition
 from gateway.ledger.keys import shard_of
-from gateway.ledger.wallets import UNLIMITED, WalletRef, Wallets, now_ms
+from gateway.ledger.wallets import UNLIMITED, WalletRef, Wallets
 from gateway.store.postgres import Store
 from gateway.store.secrets import Derived, digest, new_id, new_secret_key
 
@@ -47,14 +49,18 @@ class NewMeter(msgspec.Struct, frozen=True):
 class Accounts:
     """Creates what a merchant consists of."""
 
-    def __init__(self, store: Store, wallets: Wallets, derived: Derived, *, shards: int) -> None:
+    def __init__(
+        self, store: Store, wallets: Wallets, derived: Derived, *, shards: int, overage_cap_nano: int = 0
+    ) -> None:
+        """`overage_cap_nano`: the overage of plans that allow it and name no cap."""
         self._store = store
+        self._subscriptions = Subscriptions(store, wallets, overage_cap_nano=overage_cap_nano)
         self._wallets = wallets
         self._derived = derived
         self._shards = shards
 
     async def create_merchant(self, account_id: str, mode: str, name: str) -> NewMerchant:
-        """With its first secret key, its own connection (a wallet without limit) and a zero-fee meter."""
+        """With its first secret key, its own connection (a wallet without limit), a zero-fee meter and a Free plan."""
         merchant_id = new_id("mer_")
         async with self._store.transaction() as db:
             await db.execute(self._store.sql("accounts.insert_merchant"), merchant_id, account_id, mode, name)
@@ -62,6 +68,7 @@ class Accounts:
             own = await self._insert_connection(db, merchant_id, mode, is_self=True, limit_nano=UNLIMITED)
             meter = await self._insert_meter(db, merchant_id, mode, "Zero fee", "zero-fee", ZERO_FEE)
             await db.execute(self._store.sql("accounts.set_own"), merchant_id, own.connection_id, meter.meter_id)
+            await plans.free(db, self._store, merchant_id)
         await self._wallets.open(own.wallet, status="ok", limit_nano=UNLIMITED, create=True)
         return NewMerchant(
             merchant_id, secret_key, own.connection_id, own.connection_secret, meter.meter_id, meter.meter_secret
@@ -81,14 +88,16 @@ class Accounts:
     async def create_plan(
         self, merchant_id: str, name: str, amount_nano: int, meter_ids: list[str], *, overage: str, cap_nano: int | None
     ) -> str:
-        plan_id = new_id("subconf_")
+        """Paid monthly, with as much credit as it costs. `overage`: "charge" or "block"."""
+        new = plans.NewPlan(
+            name=name,
+            period_amount_nano=amount_nano,
+            meter_ids=tuple(meter_ids),
+            overage=cast(plans.Overage, overage),
+            overage_cap_nano=cap_nano,
+        )
         async with self._store.transaction() as db:
-            await db.execute(
-                self._store.sql("accounts.insert_plan"), plan_id, merchant_id, name, amount_nano, overage, cap_nano
-            )
-            for meter_id in meter_ids:
-                await db.execute(self._store.sql("accounts.insert_plan_meter"), plan_id, meter_id)
-        return plan_id
+            return await plans.insert(db, self._store, merchant_id, new)
 
     async def create_customer(
         self,
@@ -97,41 +106,35 @@ class Accounts:
         *,
         limit_nano: int,
         reference_id: str | None = None,
-        contact: dict[str, str] | None = None,
+        contact: Mapping[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> NewConnection:
-        """`limit_nano`: the overage the wallet may run up, 0 for none."""
+        """`limit_nano`: the overage the wallet may run up, 0 for none. `contact`: phone, email, first_name, last_name.
+
+        Raise asyncpg.UniqueViolationError where another customer of the merchant has this `reference_id`.
+        """
         async with self._store.transaction() as db:
             made = await self._insert_connection(
-                db, merchant_id, mode, is_self=False, limit_nano=limit_nano, reference_id=reference_id, contact=contact
+                db,
+                merchant_id,
+                mode,
+                is_self=False,
+                limit_nano=limit_nano,
+                reference_id=reference_id,
+                contact=contact,
+                metadata=metadata,
             )
-        await self._wallets.open(made.wallet, status="ok", limit_nano=limit_nano, create=True)
+            await outbox.tell(db, merchant_id, "connection.created", made.connection_id)
+            # Before the commit: a customer that exists has its wallet. One that is not committed leaves an empty
+            # wallet behind, of which nobody knows the id.
+            await self._wallets.open(made.wallet, status="ok", limit_nano=limit_nano, create=True)
         return made
 
-    async def subscribe(self, connection: NewConnection, plan_id: str, credit_nano: int) -> str:
-        """Begin the first cycle: the included credit is granted to the cycle pot."""
-        subscription_id, start = new_id("sub_"), datetime.now(UTC)
-        grant_id = f"{subscription_id}:{start:%Y-%m-%dT%H:%M:%SZ}"
-        async with self._store.transaction() as db:
-            await db.execute(
-                self._store.sql("accounts.insert_subscription"),
-                subscription_id,
-                connection.connection_id,
-                plan_id,
-                start,
-                _next_month(start),
-            )
-            if credit_nano:
-                await db.execute(
-                    self._store.sql("accounts.insert_grant"),
-                    grant_id,
-                    connection.wallet.wallet_id,
-                    "cycle",
-                    credit_nano,
-                    "plan credit of a cycle",
-                )
-        if credit_nano:
-            await self._wallets.credit(connection.wallet, grant_id, "cycle", credit_nano, at_ms=now_ms())
-        return subscription_id
+    async def subscribe(self, connection: NewConnection, plan_id: str) -> str:
+        """Begin the first cycle of a customer with a card on file; return the subscription's id."""
+        return await self._subscriptions.subscribe(
+            connection.wallet.merchant_id, connection.connection_id, plan_id, can_charge=True
+        )
 
     async def _insert_key(self, db: asyncpg.Connection, merchant_id: str, mode: str, name: str) -> str:
         secret_key = new_secret_key(mode)
@@ -154,7 +157,8 @@ class Accounts:
         is_self: bool,
         limit_nano: int,
         reference_id: str | None = None,
-        contact: dict[str, str] | None = None,
+        contact: Mapping[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> NewConnection:
         connection_id, wallet_id = new_id("con_test_" if mode == "test" else "con_"), new_id("wal_")
         secret = self._derived.connection_secret(mode, connection_id)
@@ -169,9 +173,8 @@ class Accounts:
             digest(secret),
             reference_id,
             is_self,
-            known.get("email", ""),
-            known.get("first_name", ""),
-            known.get("last_name", ""),
+            *(known.get(name, "") for name in ("email", "phone", "first_name", "last_name")),
+            metadata,
             limit_nano,
         )
         return NewConnection(connection_id, secret, ref)
@@ -187,14 +190,3 @@ class Accounts:
         )
         await db.execute(self._store.sql("accounts.insert_meter_version"), meter_id, 1, checked)
         return NewMeter(meter_id, slug, secret)
-
-
-def _next_month(start: datetime) -> datetime:
-    """The same day and time next month, or that month's last day."""
-    year, month = (start.year + 1, 1) if start.month == 12 else (start.year, start.month + 1)
-    for day in range(start.day, 27, -1):
-        try:
-            return start.replace(year=year, month=month, day=day)
-        except ValueError:
-            continue
-    return start.replace(year=year, month=month)

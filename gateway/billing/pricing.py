@@ -136,9 +136,9 @@ class Pricing:
         cost = self.book.cost(provider, model, usage, service_tier) if model else None
         cost_nano = cost.total_nano if cost else 0
         if not charged:
-            price, passed_on = Price(flat_nano=0), 0
+            price, passed_on = Price(flat_nano=0, cost_nano=cost_nano), 0
         elif meter is None:
-            price, passed_on = Price(flat_nano=cost_nano), cost_nano
+            price, passed_on = Price(flat_nano=cost_nano, cost_nano=cost_nano), cost_nano
         else:
             units, passed_on = meter.units(usage), meter.passed_on(cost_nano)
             flat_nano = 0 if meter.graduated else passed_on + meter.fee(units, cost_nano)

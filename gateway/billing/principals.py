@@ -7,24 +7,32 @@ no longer than that. Loads that a change overtook are not kept.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
+import asyncpg
 import msgspec
 
+from gateway.billing.spend_keys import Rules, rules_of, spend_key_of
 from gateway.core import meter as meters
 from gateway.core.meter import Meter
 from gateway.errors import ObolError
 from gateway.ledger.row import BillingMode
+from gateway.ledger.spending import SpendKey
 from gateway.ledger.wallets import WalletRef
 from gateway.prices import PriceBook, merchants_book
 from gateway.store.postgres import Store
+from gateway.store.sealed import Sealed, Unsealable
 from gateway.store.secrets import digest
 from gateway.wire import credential as credentials
 from gateway.wire.credential import Credential
 
+LOG = logging.getLogger("obol.principals")
+SEALED_AS = "provider key"
+"""The place of a merchant's key of a provider: this, merchant, provider (gateway/store/sealed.py)."""
 UNHEARD_TTL_S = 1.0
 REFUSAL_TTL_S = 1.0
 LOAD_WAIT_S = 5.0
@@ -32,6 +40,27 @@ OLD_WAIT_S = 0.5
 """How long PostgreSQL is waited for where there is an old value to go on with."""
 OLD_RETRY_S = 2.0
 """How long that is then used before PostgreSQL is asked again."""
+
+
+class StoredKeys:
+    """A merchant's own keys of providers, by the provider's name. Never shown."""
+
+    def __init__(self, keys: dict[str, str | None]) -> None:
+        self._keys = keys
+
+    def __contains__(self, provider: str) -> bool:
+        return provider in self._keys
+
+    def of(self, provider: str) -> str:
+        """Raise ObolError `upstream_key_missing` for one that this installation cannot open any more."""
+        key = self._keys[provider]
+        if key is None:
+            why = f"the key stored for {provider} cannot be opened with this installation's master key: store it again"
+            raise ObolError("upstream_key_missing", why)
+        return key
+
+    def __repr__(self) -> str:
+        return f"StoredKeys({', '.join(self._keys)})"
 
 
 class Merchant(msgspec.Struct, frozen=True):
@@ -43,6 +72,10 @@ class Merchant(msgspec.Struct, frozen=True):
     self_meter_id: str | None
     prices: PriceBook | None = None
     """Its own prices of providers' models, which come before the installation's."""
+    clock_offset_us: int = 0
+    """How far a test merchant's clock is ahead (gateway/billing/clock.py)."""
+    stored_keys: StoredKeys | None = None
+    """Its own keys of providers, where it has some: used before the installation's."""
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -64,6 +97,16 @@ class Principal(msgspec.Struct, frozen=True):
     provider_key: str | None
     legacy: bool = False
     """The customer is named by a secret, as in the first eras."""
+    spend: SpendKey | None = None
+    rules: Rules | None = None
+    """Of a call with a spend key, both: its limits, and what it may ask for."""
+
+    @property
+    def reserves(self) -> bool:
+        """An amount is held for the call: the wallet's, or where that is not charged, its spend key's."""
+        if self.mode == "customer":
+            return True
+        return self.spend is not None and self.spend.spend_limit is not None
 
     @property
     def charged(self) -> bool:
@@ -76,6 +119,10 @@ def unknown_customer(*, legacy: bool) -> ObolError:
     if legacy:
         return ObolError("unauthorized", "this connection secret is not known", param="connection_secret")
     return ObolError("connection_not_found", "this connection is not known", param="connection_id")
+
+
+def _unknown_spend_key() -> ObolError:
+    return ObolError("unauthorized", "this spend key is not known", param="authorization")
 
 
 class Cache:
@@ -193,9 +240,12 @@ class Principals:
         *,
         entries_max: int = 100_000,
         ttl_s: float = 60,
+        sealed: Sealed | None = None,
     ) -> None:
+        """`sealed` opens the keys of providers that merchants have stored; without it there are none."""
         self._store = store
         self._announce = announce
+        self._sealed = sealed
         self.cache = Cache(entries_max=entries_max, ttl_s=ttl_s)
 
     async def principal(self, text: str) -> Principal:
@@ -238,11 +288,42 @@ class Principals:
         row = await self._store.row("principals.merchant_by_key", digest(secret_key))
         if row is None:
             raise ObolError("unauthorized", "this secret key is not known", param="secret_key")
+        return await self._made(row)
+
+    async def merchant_by_id(self, merchant_id: str) -> Merchant:
+        """A merchant whose id another credential names. Raise ObolError `unauthorized`."""
+        key = f"merchant # {merchant_id}"
+        found = self.cache.get(key)
+        if found is None:
+            found = await self.cache.load(key, lambda: self._load_merchant_by_id(merchant_id))
+        return cast(Merchant, found)
+
+    async def _load_merchant_by_id(self, merchant_id: str) -> tuple[str, Merchant]:
+        row = await self._store.row("principals.merchant_by_id", merchant_id)
+        if row is None:
+            raise ObolError("unauthorized", "this account is not known", param="authorization")
+        return await self._made(row)
+
+    async def _made(self, row: asyncpg.Record) -> tuple[str, Merchant]:
         values = dict(row)
         own = values.pop("prices")
         prices = await asyncio.to_thread(merchants_book, own) if own is not None else None
-        merchant = Merchant(**values, prices=prices)
+        merchant = Merchant(**values, prices=prices, stored_keys=await self._stored_keys(row["merchant_id"]))
         return merchant.merchant_id, merchant
+
+    async def _stored_keys(self, merchant_id: str) -> StoredKeys | None:
+        rows = await self._store.rows("keys.provider_sealed", merchant_id) if self._sealed is not None else []
+        keys = {row["provider"]: self._opened(merchant_id, row["provider"], row["sealed"]) for row in rows}
+        return StoredKeys(keys) if keys else None
+
+    def _opened(self, merchant_id: str, provider: str, sealed: bytes) -> str | None:
+        assert self._sealed is not None
+        try:
+            return self._sealed.open(sealed, SEALED_AS, merchant_id, provider)
+        except Unsealable as error:
+            fields = {"merchant_id": merchant_id, "provider": provider, "why": str(error)}
+            LOG.error("a stored provider key cannot be opened", extra=fields)
+            return None
 
     async def _load_customer(self, merchant: Merchant, value: str) -> tuple[str, Customer]:
         row = await self._store.row("principals.customer", merchant.merchant_id, value, digest(value))
@@ -261,7 +342,7 @@ class Principals:
     async def _load_principal(self, text: str) -> tuple[str, Principal]:
         credential = credentials.decode(text)
         if credential.kind == "spend_key":
-            raise ObolError("unauthorized", "this spend key is not known", param="authorization")
+            return await self._load_spend_key(credential.secret_key)
         merchant = await self.merchant(credential.secret_key)
         customer = await self._customer_of(credential, merchant)
         meter = await self.meter(merchant, credential.meter.value) if credential.meter else None
@@ -278,6 +359,40 @@ class Principals:
             legacy=credential.legacy,
         )
         return merchant.merchant_id, principal
+
+    async def _load_spend_key(self, text: str) -> tuple[str, Principal]:
+        row = await self._store.row("keys.spend_by_hash", digest(text))
+        if row is None:
+            raise _unknown_spend_key()
+        merchant = await self.merchant_by_id(row["merchant_id"])
+        customer = await self._customer_with(merchant, row["connection_id"])
+        meter = await self.meter(merchant, row["meter_id"]) if row["meter_id"] else None
+        if not customer.is_self:
+            await self._check_entitlement(customer, meter)
+        own = customer.is_self
+        principal = Principal(
+            merchant=merchant,
+            mode="merchant" if own else "customer",
+            wallet=customer.wallet,
+            connection_id=None if own else customer.connection_id,
+            meter=meter,
+            provider_key=None,
+            spend=spend_key_of(row, by_cost=own, clock_offset_us=merchant.clock_offset_us),
+            rules=rules_of(row),
+        )
+        return merchant.merchant_id, principal
+
+    async def _customer_with(self, merchant: Merchant, connection_id: str) -> Customer:
+        """The customer whose wallet a spend key is for: without it the key is none any more."""
+        try:
+            customer = await self.customer(merchant, connection_id)
+        except ObolError as error:
+            if error.code == "connection_not_found":
+                raise _unknown_spend_key() from None
+            raise
+        if customer.status != "ok":
+            raise ObolError("connection_disabled", "the customer of this spend key is disabled", param="authorization")
+        return customer
 
     async def _customer_of(self, credential: Credential, merchant: Merchant) -> Customer | None:
         if credential.customer is None:
@@ -301,9 +416,11 @@ class Principals:
         return await self.customer(merchant, merchant.self_connection_id)
 
     async def _check_entitlement(self, customer: Customer, meter: Meter | None) -> None:
-        """A plan with linked meters allows only those; one without allows all."""
+        """A plan with linked meters allows only those, unless it says otherwise; one without allows all."""
         if meter is None:
             return
-        linked = {row["meter_id"] for row in await self._store.rows("principals.plan_meters", customer.connection_id)}
-        if linked and meter.meter_id not in linked:
+        plan = await self._store.row("principals.plan_meters", customer.connection_id)
+        if plan is None or plan["unlinked_meters"] == "allow":
+            return
+        if plan["linked"] and meter.meter_id not in plan["linked"]:
             raise ObolError("meter_not_on_plan", "this meter is not on the customer's plan", param="meter_slug")

@@ -34,6 +34,7 @@ WALLETS_A_BATCH = 200
 ENDINGS_A_PAGE = 2_000
 T = TypeVar("T")
 _SETTLED_KINDS = frozenset({"call", "report", "late"})
+_CREDIT_KINDS = frozenset({"credit", "turn"})
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -157,6 +158,8 @@ class Restorer:
         told = [ref for ref in due if ref not in failed]
         repeated = await view.repeated([entry for each in entries.values() for entry in each])
         await self.recovery.drop(shard, repeated)
+        keys = await view.fetch("spend_keys", [ref.wallet_id for ref in told])
+        await self.recovery.close_keys(shard, [row["spend_key_id"] for row in keys])
         holds = await self.recovery.open_holds(shard)
         restoring = (
             self.recovery.restore(
@@ -188,7 +191,7 @@ class Restorer:
             credits_s: dict[str, int] = {}
             for row in rows:
                 left_s = self._left_s(row)
-                if row["kind"] != "credit":
+                if row["kind"] not in _CREDIT_KINDS:
                     endings[row["wallet_id"]].append(_ending(row, left_s))
                 elif left_s:
                     credits_s[row["reference"]] = left_s

@@ -18,7 +18,8 @@ PAGE_ENTRIES = 1_000
 class Entry(msgspec.Struct, frozen=True):
     """One movement of one wallet. `number` is dense within the shard, `seq` within the wallet.
 
-    `units` are those by which the tier counter of `meter_id` advanced; "" where none did.
+    `units` are those by which the tier counter of `meter_id` advanced; "" where none did. `spent_nano` and
+    `spent_requests` are what it counted for the spend key `spend_key_id` ("": none), on `spent_day` (since 1970).
     """
 
     number: int
@@ -35,6 +36,10 @@ class Entry(msgspec.Struct, frozen=True):
     body: bytes
     meter_id: str = ""
     units: int = 0
+    spend_key_id: str = ""
+    spent_nano: int = 0
+    spent_requests: int = 0
+    spent_day: int = 0
 
     @property
     def debit_nano(self) -> int:
@@ -115,4 +120,8 @@ def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
         body=f[b"d"],
         meter_id=f.get(b"m", b"").decode(),
         units=int(f.get(b"q", 0)),
+        spend_key_id=f.get(b"y", b"").decode(),
+        spent_nano=int(f.get(b"z", 0)),
+        spent_requests=int(f.get(b"x", 0)),
+        spent_day=int(f.get(b"v", 0)),
     )

@@ -57,7 +57,7 @@ class Settle(NamedTuple):
 
     def without_hold(self) -> Settle:
         """The same for a call whose hold Redis has lost."""
-        return self._replace(arguments=(*self.arguments[:9], "resent"))
+        return self._replace(arguments=(*self.arguments[:9], "resent", *self.arguments[10:]))
 
     @property
     def size_bytes(self) -> int:

@@ -73,6 +73,10 @@ class Keys:
     def credit(self, shard: int, credit_id: str) -> str:
         return self._of(shard, f"c:{credit_id}")
 
+    def spend(self, shard: int, spend_key_id: str) -> str:
+        """The counters of a spend key."""
+        return self._of(shard, f"k:{spend_key_id}")
+
     def claim(self, shard: int, merchant_id: str, name: str) -> str:
         return self._of(shard, f"i:{merchant_id}:{name}")
 

@@ -97,6 +97,11 @@ class Recovery:
         written = (self._connection.command("SET", key, recorded_number, "EX", names[key], "NX") for key in names)
         await asyncio.gather(*written)
 
+    async def close_keys(self, shard: int, spend_key_ids: Iterable[str]) -> None:
+        """Of wallets out of use: the counters of these spend keys are to be opened from the record."""
+        if keys := [self._keys.spend(shard, each) for each in spend_key_ids]:
+            await self._connection.command("DEL", *keys)
+
     async def restore(
         self, ref: WalletRef, base: Base, *, recorded_number: int, numbers: Iterable[int], holds: Sequence[str]
     ) -> Restored:

@@ -15,7 +15,7 @@ import msgspec
 from gateway.core.usage import ZERO, Usage
 
 BillingMode = Literal["customer", "meter_only", "merchant", "billing_disabled", "report"]
-KeyType = Literal["managed", "unmanaged"]
+KeyType = Literal["managed", "unmanaged", "stored"]
 Status = Literal["completed", "error"]
 
 
@@ -76,6 +76,8 @@ class RequestRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of a reported request's payload: a different payload under the same id is a conflict."""
     duration_us: int | None = None
     first_byte_us: int | None = None
+    spend_key_id: str | None = None
+    """Of the spend key that the call was made with."""
 
 
 ENCODER = msgspec.json.Encoder()

@@ -11,9 +11,12 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.core.meter import MICRO_PERCENT, UNITS_PER_RATE_UNIT, Meter
+from gateway.ledger import turn as turns
 from gateway.ledger.connection import Argument, Connection, Issued, LedgerAway
 from gateway.ledger.kept import Kept, Settle, Untold
 from gateway.ledger.keys import Keys
+from gateway.ledger.spending import COUNTER_FIELDS, Counters, SpendKey, Spent, counters
+from gateway.ledger.turn import Turn
 
 UNLIMITED = -1
 LOOK_AGAIN_MS = 10_000
@@ -55,9 +58,23 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class HoldResult(msgspec.Struct, frozen=True):
-    """`kind` is the first word of hold.lua's reply. `retry_ms`: until there is a token again."""
+    """`kind` is the first word of hold.lua's reply. `retry_ms`: until there is a token again. `available_nano` and
+    `held_nano` are the wallet's, or the spend key's where that is why."""
 
-    kind: Literal["held", "insufficient", "reserved", "busy", "throttled", "disabled", "ended", "unknown"]
+    kind: Literal[
+        "held",
+        "insufficient",
+        "reserved",
+        "busy",
+        "throttled",
+        "disabled",
+        "ended",
+        "unknown",
+        "key_spent",
+        "key_requests",
+        "key_throttled",
+        "key_unopened",
+    ]
     available_nano: int = 0
     held_nano: int = 0
     status: str = "ok"
@@ -84,7 +101,7 @@ class Extension(msgspec.Struct, frozen=True):
 
     kind: Literal["extended", "refused", "unknown", "gone"]
     amount_nano: int = 0
-    why: Literal["", "insufficient", "reserved"] = ""
+    why: Literal["", "insufficient", "reserved", "key"] = ""
     available_nano: int = 0
 
 
@@ -165,6 +182,11 @@ class Wallets:
         self._record_ttl_s = record_ttl_s
         self._report_ttl_s = report_ttl_s
 
+    @property
+    def credits_remembered_s(self) -> int:
+        """For how long Redis knows the ids of credits and turns that it has applied."""
+        return self._report_ttl_s
+
     async def open(self, ref: WalletRef, *, status: str, limit_nano: int, create: bool) -> str:
         """Return "opened", "configured" or "unknown" (lua/open.lua)."""
         reply = await self._connection.script(
@@ -182,10 +204,21 @@ class Wallets:
         descriptor: bytes,
         limits: HoldLimits = UNBOUNDED,
         at_ms: int | None = None,
+        spend: SpendKey | None = None,
+        again: bool = False,
     ) -> HoldResult:
-        """Reserve `amount_nano` for a call that begins now, or at `at_ms`."""
+        """Reserve `amount_nano` for a call that begins now, or at `at_ms`. `spend`: of the wallet and of its key.
+        `again`: the call was held before, and Redis has lost it."""
         issued = self.issue_hold(
-            ref, request_id, amount_nano, expires_ms=expires_ms, descriptor=descriptor, limits=limits, at_ms=at_ms
+            ref,
+            request_id,
+            amount_nano,
+            expires_ms=expires_ms,
+            descriptor=descriptor,
+            limits=limits,
+            at_ms=at_ms,
+            spend=spend,
+            again=again,
         )
         return await self.held(issued)
 
@@ -199,11 +232,16 @@ class Wallets:
         descriptor: bytes,
         limits: HoldLimits = UNBOUNDED,
         at_ms: int | None = None,
+        spend: SpendKey | None = None,
+        again: bool = False,
     ) -> Issued:
         """The same, on its way: the caller has something to do until it asks `held` for the answer."""
         keys, at_ms = self._call_keys(ref, request_id), now_ms() if at_ms is None else at_ms
         allowed = (limits.calls, limits.requests_per_minute, limits.requests_burst)
-        arguments = (amount_nano, at_ms, expires_ms, descriptor, *allowed)
+        arguments: Sequence[Argument] = (amount_nano, at_ms, expires_ms, descriptor, *allowed)
+        if spend is not None:
+            keys.append(self._keys.spend(ref.shard, spend.spend_key_id))
+            arguments = (*arguments, *spend.hold_arguments(at_ms, again=again))
         return Issued("hold", keys, arguments, self._connection.issue("hold", keys, arguments))
 
     async def held(self, issued: Issued) -> HoldResult:
@@ -211,12 +249,12 @@ class Wallets:
         if reply[0] == b"held":
             return HELD
         kind = _text(reply[0])
-        if kind in ("insufficient", "reserved"):
+        if kind in ("insufficient", "reserved", "key_spent"):
             return HoldResult(kind, int(reply[1]), int(reply[2]))  # type: ignore[arg-type]
         if kind == "busy":
             return HoldResult("busy", calls=int(reply[1]))
-        if kind == "throttled":
-            return HoldResult("throttled", retry_ms=int(reply[1]))
+        if kind in ("throttled", "key_throttled"):
+            return HoldResult(kind, retry_ms=int(reply[1]))  # type: ignore[arg-type]
         return HoldResult(kind, status=_text(reply[1]) if kind == "disabled" else "ok")  # type: ignore[arg-type]
 
     async def extend(
@@ -227,9 +265,10 @@ class Wallets:
         *,
         expires_ms: int,
         progress: tuple[Price, bytes] | None = None,
+        spend: SpendKey | None = None,
     ) -> Extension:
         """`progress`: what to debit if this gateway dies, and the request row so far."""
-        issued = self.issue_extend(ref, request_id, amount_nano, expires_ms=expires_ms, progress=progress)
+        issued = self.issue_extend(ref, request_id, amount_nano, expires_ms=expires_ms, progress=progress, spend=spend)
         return _extension(await self._connection.answer(issued))
 
     def issue_extend(
@@ -240,6 +279,7 @@ class Wallets:
         *,
         expires_ms: int,
         progress: tuple[Price, bytes] | None = None,
+        spend: SpendKey | None = None,
     ) -> Issued:
         """The same, issued and not waited for: `extended` reads the future once it is done."""
         keys = self._call_keys(ref, request_id)[:3]
@@ -248,6 +288,10 @@ class Wallets:
             price, body = progress
             meter_id = price.meter.meter_id if price.meter is not None else b""
             arguments = (amount_nano, expires_ms, body, price.flat_nano, price.graduated_json(), meter_id, price.units)
+        if spend is not None:
+            keys.append(self._keys.spend(ref.shard, spend.spend_key_id))
+            cost_nano = progress[0].cost_nano if progress is not None else 0
+            arguments = (*arguments, *spend.extend_arguments(now_ms(), cost_nano))
         return Issued("extend", keys, arguments, self._connection.issue("extend", keys, arguments))
 
     @staticmethod
@@ -257,16 +301,18 @@ class Wallets:
             return None
         return _extension(issued.result())
 
-    async def settle(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
+    async def settle(
+        self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes, spend: SpendKey | None = None
+    ) -> Settled:
         """End the call that `hold` began."""
-        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call", spend)
         return _settled(await self._connection.script("settle", settle.keys, settle.arguments))
 
     def issue_settle(
-        self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes
+        self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes, spend: SpendKey | None = None
     ) -> asyncio.Future[Any]:
         """The same, issued and not waited for: `acknowledged` reads the future once it is done."""
-        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call")
+        settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call", spend)
         reply = self._connection.issue("settle", settle.keys, settle.arguments)
         return reply if self._kept is None else self._kept.watch(settle, reply)
 
@@ -278,9 +324,11 @@ class Wallets:
         settled = _settled(issued.result())
         return None if settled.kind in ("unknown", "gone") else settled
 
-    async def settle_spent(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
+    async def settle_spent(
+        self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes, spend: SpendKey | None = None
+    ) -> Settled:
         """End a call that has spent: where Redis has lost its hold, the amount is debited all the same, once."""
-        return await self._send(self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call"))
+        return await self._send(self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call", spend))
 
     async def report(self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes) -> Settled:
         """Debit usage that happened elsewhere: there is no hold, and no refusal."""
@@ -319,11 +367,19 @@ class Wallets:
         return msgspec.structs.replace(settled, hold_lost=settled.kind == "settled")
 
     def _settle(
-        self, ref: WalletRef, request_id: str, price: Price, at_ms: int, body: bytes, ttl_s: int, how: str
+        self,
+        ref: WalletRef,
+        request_id: str,
+        price: Price,
+        at_ms: int,
+        body: bytes,
+        ttl_s: int,
+        how: str,
+        spend: SpendKey | None = None,
     ) -> Settle:
         names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
         meter = price.meter
-        keys = (
+        keys: Sequence[str] = (
             names.wallet,
             names.hold_prefix + request_id,
             names.holds,
@@ -344,15 +400,20 @@ class Wallets:
             ttl_s,
             how,
         )
+        if spend is not None:
+            keys = (*keys, self._keys.spend(ref.shard, spend.spend_key_id))
+            arguments = (*arguments, *spend.settle_arguments(at_ms, price.cost_nano))
         return Settle(ref.shard, ref.merchant_id, keys, arguments)
 
-    async def release(self, ref: WalletRef, request_id: str) -> str:
+    async def release(self, ref: WalletRef, request_id: str, spend: SpendKey | None = None) -> str:
         """Return "released" or "gone"."""
-        reply = await self._connection.script("release", self._call_keys(ref, request_id), [self._record_ttl_s])
-        return _text(reply[0])
+        keys = self._call_keys(ref, request_id)
+        if spend is not None:
+            keys.append(self._keys.spend(ref.shard, spend.spend_key_id))
+        return _text((await self._connection.script("release", keys, [self._record_ttl_s]))[0])
 
-    async def expire(self, ref: WalletRef, request_id: str, at_ms: int) -> str:
-        """Return "expired", "alive", "unknown" or "gone"."""
+    async def expire(self, ref: WalletRef, request_id: str, at_ms: int, spend_key_id: str = "") -> str:
+        """Return "expired", "alive", "unknown" or "gone". `spend_key_id`: as the hold names it."""
         reply = await self._connection.script(
             "expire",
             [
@@ -360,6 +421,7 @@ class Wallets:
                 self._keys.journal(ref.shard),
                 self._keys.journal_counter(ref.shard),
                 self._keys.tiers(ref.shard, ref.wallet_id),
+                *([self._keys.spend(ref.shard, spend_key_id)] if spend_key_id else ()),
             ],
             [ref.wallet_id, request_id, at_ms, self._report_ttl_s, at_ms + LOOK_AGAIN_MS],
         )
@@ -383,6 +445,42 @@ class Wallets:
         if reply[0] == b"unknown":
             self.queue_restore(ref.shard, ref.wallet_id)
         return _text(reply[0])
+
+    async def turn(self, ref: WalletRef, turn_id: str, turn: Turn, *, limit_nano: int, at_ms: int) -> str:
+        """Turn the cycle. Return "turned", "duplicate" or "unknown" (lua/turn.lua)."""
+        names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
+        record = self._keys.credit(ref.shard, turn_id)
+        reply = await self._connection.script(
+            "turn",
+            [names.wallet, record, names.journal, names.journal_counter, names.tiers],
+            [ref.wallet_id, turn_id, at_ms, turns.encode(turn), limit_nano, self._report_ttl_s],
+        )
+        if reply[0] == b"unknown":
+            self.queue_restore(ref.shard, ref.wallet_id)
+        return _text(reply[0])
+
+    async def open_key(
+        self,
+        ref: WalletRef,
+        spend_key_id: str,
+        cycles: str,
+        spent: Sequence[Spent],
+        *,
+        number: int,
+        used_ms: int,
+        holds: Sequence[str] = (),
+    ) -> str:
+        """Make the counters of a spend key: `spent` in day, week, month (`cycles`) and ever, as of journal `number`.
+        Return "opened", "present" or "unknown" (lua/open_key.lua). `holds`: keys of the wallet's open holds."""
+        keys = [self._keys.spend(ref.shard, spend_key_id), self._keys.wallet(ref.shard, ref.wallet_id), *holds]
+        figures = (figure for each in spent for figure in each)
+        arguments: list[Argument] = [spend_key_id, number, cycles, *figures, used_ms]
+        return _text((await self._connection.script("open_key", keys, arguments))[0])
+
+    async def spend_counters(self, shard: int, spend_key_id: str, cycles: str) -> Counters | None:
+        """What a spend key has spent, live; None where its counters are not open."""
+        key = self._keys.spend(shard, spend_key_id)
+        return counters(await self._connection.command("HMGET", key, *COUNTER_FIELDS), cycles)
 
     async def claim(
         self, shard: int, merchant_id: str, name: str, fingerprint: str, holder: str, *, ttl_s: int | None = None

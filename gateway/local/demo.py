@@ -55,7 +55,13 @@ async def _with_ledger(settings: Settings, store: Store) -> dict[str, Any]:
             wallets = Wallets(
                 ledger, Keys(), record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
             )
-            accounts = Accounts(store, wallets, Derived(settings.master_key), shards=settings.ledger_shards)
+            accounts = Accounts(
+                store,
+                wallets,
+                Derived(settings.master_key),
+                shards=settings.ledger_shards,
+                overage_cap_nano=settings.overage_cap_nano,
+            )
             return await _make(accounts, store, settings.overage_cap_nano)
         finally:
             await ledger.close()
@@ -75,14 +81,14 @@ async def _make(accounts: Accounts, store: Store, cap_nano: int) -> dict[str, An
     customer = await accounts.create_customer(
         of, MODE, limit_nano=cap_nano, reference_id="demo-customer", contact={"first_name": "Ada", "last_name": "Demo"}
     )
-    await accounts.subscribe(customer, plan_id, PLAN_NANO)
+    await accounts.subscribe(customer, plan_id)
     small_id = await accounts.create_plan(
         of, "Demo prepaid plan", PREPAID_PLAN_NANO, [meter.meter_id], overage="block", cap_nano=0
     )
     prepaid = await accounts.create_customer(
         of, MODE, limit_nano=0, reference_id="demo-prepaid", contact={"first_name": "Blaise", "last_name": "Demo"}
     )
-    await accounts.subscribe(prepaid, small_id, PREPAID_PLAN_NANO)
+    await accounts.subscribe(prepaid, small_id)
     own = {"connection_secret": merchant.self_connection_secret, "product_secret": merchant.self_meter_secret}
     return {
         "secret_key": merchant.secret_key,

@@ -6,6 +6,7 @@ import hashlib
 
 from aiohttp import hdrs, web
 
+from gateway.billing.spend_keys import Rules
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.keys import shard_of
@@ -14,7 +15,7 @@ from gateway.proxy import body as bodies
 from gateway.proxy import fallbacks, rewriting
 from gateway.proxy.call import Call
 from gateway.proxy.parts import Parts
-from gateway.proxy.routing import check_name, check_price, choose, read_body, resolved
+from gateway.proxy.routing import check_name, check_served, choose, read_body, resolved
 from gateway.wire import credential, metadata, rewrite
 from gateway.wire.dropin import Route, gateway_query
 from gateway.wire.formats import FORMATS
@@ -31,6 +32,8 @@ async def admit(parts: Parts, request: web.BaseRequest, call: Call, route: Route
     call.principal = await parts.principals.principal(text)
     call.credential = text.rstrip("=").encode()
     call.own_key = call.principal.provider_key
+    if call.principal.rules is not None:
+        _check_spend_key(call, call.principal.rules)
     parts.limits.enter(call.principal.merchant.merchant_id)
     call.counted = True
     if route is None and call.target.provider is None and call.own_key is None:
@@ -51,6 +54,13 @@ async def admit(parts: Parts, request: web.BaseRequest, call: Call, route: Route
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key and request.method == "POST":
         await _claim(parts, call, text, key)
+
+
+def _check_spend_key(call: Call, rules: Rules) -> None:
+    """Raise ObolError where the key may not be used now, or not for a request of this shape."""
+    rules.check_usable(call.created_us + call.principal.merchant.clock_offset_us)
+    if call.client_dialect is not None or call.format.name not in UNREAD:
+        rules.check_shape(call.dialect)
 
 
 def _take_line(
@@ -78,13 +88,15 @@ async def _read(parts: Parts, request: web.BaseRequest, call: Call) -> None:
         length = bodies.declared_length(request, parts.settings.max_request_body_bytes)
         if call.format.name == HTTP:
             call.facts = http_facts(call.target.bare_path, length if request.body_exists else 0)
-            check_price(parts, call, call.provider_name, call.facts)
+            check_served(parts, call, call.provider_name, call.facts)
+        elif call.principal.rules is not None:
+            call.principal.rules.check_model(call.provider_name, None)
         return
     call.body = await read_body(parts, request)
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
     call.facts = call.format.read_request(call.body, call.target.bare_path, call.target.query, content_type)
     check_name(call.facts.model)
-    check_price(parts, call, call.provider_name, call.facts)
+    check_served(parts, call, call.provider_name, call.facts)
 
 
 async def _claim(parts: Parts, call: Call, credential_text: str, key: str) -> None:

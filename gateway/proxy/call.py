@@ -11,7 +11,7 @@ import msgspec
 from gateway.billing.pricing import PricedCall, Pricing
 from gateway.billing.principals import Principal
 from gateway.core.usage import ZERO, Usage
-from gateway.ledger.row import RequestIds, RequestRow, encode
+from gateway.ledger.row import KeyType, RequestIds, RequestRow, encode
 from gateway.providers import Provider
 from gateway.proxy.metering import Metered, Watch
 from gateway.wire.contract import Format, Reading, RequestFacts
@@ -222,13 +222,13 @@ class Call:
         self._row = RequestRow(
             merchant_id=principal.merchant.merchant_id,
             request_id=self.request_id,
-            created_us=self.created_us,
+            created_us=self.created_us + principal.merchant.clock_offset_us,
             billing_mode=principal.mode,
             connection_id=principal.connection_id,
             meter_id=meter.meter_id if meter else None,
             meter_version=meter.version if meter else None,
             provider=self.provider_name,
-            provider_key_type="unmanaged" if self.own_key else "managed",
+            provider_key_type=self._key_type(),
             model=self.facts.model,
             endpoint=f"{self.method} {self.target.origin}{self.target.bare_path}",
             status="error",
@@ -236,8 +236,15 @@ class Call:
             estimated=True,
             streamed=self.facts.stream,
             metadata=self.metadata,
+            spend_key_id=principal.spend.spend_key_id if principal.spend is not None else None,
         )
         return self._row
+
+    def _key_type(self) -> KeyType:
+        if self.own_key:
+            return "unmanaged"
+        stored = self.principal.merchant.stored_keys
+        return "stored" if stored is not None and self.provider_name in stored else "managed"
 
     def encoded_row(self) -> bytes:
         """What a hold says of the call, before anything is known of its answer."""

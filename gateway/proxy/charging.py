@@ -35,7 +35,7 @@ def priced_model(parts: Parts, call: Call, reading: Reading) -> str | None:
 
 def within_hold(parts: Parts, call: Call, usage: Usage, reading: Reading) -> Usage:
     """`usage` with as much of its output as the hold pays for: an estimate takes no wallet beyond what was held."""
-    if not call.principal.charged or not usage.output_tokens:
+    if not call.principal.reserves or not usage.output_tokens:
         return usage
     model = priced_model(parts, call, reading)
     pricing = pricing_of(parts, call)

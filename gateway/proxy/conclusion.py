@@ -42,7 +42,12 @@ async def begin(parts: Parts, call: Call) -> None:
     """Measure, price, and issue the settle: it leaves for Redis in the next tick. Raise LedgerAway."""
     done = await _concluded(parts, call)
     call.settling = parts.wallets.issue_settle(
-        call.principal.wallet, call.request_id, done.priced.price, at_ms=done.at_ms, body=done.body
+        call.principal.wallet,
+        call.request_id,
+        done.priced.price,
+        at_ms=done.at_ms,
+        body=done.body,
+        spend=call.principal.spend,
     )
     call.settling.add_done_callback(partial(_acknowledged, parts, call))
 
@@ -76,7 +81,7 @@ async def conclude(parts: Parts, call: Call) -> None:
             if call.dispatched_at:
                 _settled(parts, call, await _until_done(lambda: _settle(parts, call)))
             else:
-                await _until_done(lambda: parts.wallets.release(call.principal.wallet, call.request_id))
+                await _until_done(lambda: _release(parts, call))
         if call.claim is not None:
             claim = call.claim
             await _until_done(lambda: _end_claim(parts, call, claim))
@@ -89,10 +94,19 @@ async def conclude(parts: Parts, call: Call) -> None:
         parts.metrics.settles_waiting.dec()
 
 
+async def _release(parts: Parts, call: Call) -> str:
+    return await parts.wallets.release(call.principal.wallet, call.request_id, call.principal.spend)
+
+
 async def _settle(parts: Parts, call: Call) -> Settled:
     done = await _concluded(parts, call)
     settled = await parts.wallets.settle_spent(
-        call.principal.wallet, call.request_id, done.priced.price, at_ms=done.at_ms, body=done.body
+        call.principal.wallet,
+        call.request_id,
+        done.priced.price,
+        at_ms=done.at_ms,
+        body=done.body,
+        spend=call.principal.spend,
     )
     if settled.kind == "unknown":
         raise LedgerAway("the wallet is being restored")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from aiohttp import web
 
+from gateway.billing.principals import Merchant
 from gateway.errors import ObolError
 from gateway.providers import Provider
 from gateway.proxy import body as bodies
@@ -138,7 +139,7 @@ async def dispatch(parts: Parts, call: Call, outgoing: Request, timeouts: Timeou
 def prepare(parts: Parts, request: web.BaseRequest, call: Call) -> Request:
     """What goes upstream. Raise ObolError `upstream_key_missing`."""
     provider = call.target.provider
-    managed = None if call.own_key else managed_key(parts, call.target)
+    managed = None if call.own_key else key_for(parts, call.principal.merchant, call.target)
     key = call.own_key or managed
     # No compression where a chunk is hidden, which must be readable, or where an error event may have to be added.
     compressed = not call.injects_usage and call.rolling is None and call.translation is None
@@ -161,14 +162,17 @@ def prepare(parts: Parts, request: web.BaseRequest, call: Call) -> Request:
     )
 
 
-def managed_key(parts: Parts, target: Target[Provider]) -> str | None:
-    """The installation's own key for the provider; none is needed where a stand-in answers for it.
+def key_for(parts: Parts, merchant: Merchant, target: Target[Provider]) -> str | None:
+    """The key for the provider that the merchant has stored, else the installation's own; none is needed where a
+    stand-in answers for it.
 
     Raise ObolError `upstream_key_missing`.
     """
     provider = target.provider
     if provider is None:
         return None
+    if merchant.stored_keys is not None and provider.name in merchant.stored_keys:
+        return merchant.stored_keys.of(provider.name)
     key = parts.managed_keys.get(provider.name)
     if key is None and target.origin not in parts.origins:
         raise ObolError(

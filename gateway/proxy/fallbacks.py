@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from gateway.errors import ObolError
 from gateway.providers import Provider
 from gateway.proxy.call import Call
-from gateway.proxy.exchange import managed_key
+from gateway.proxy.exchange import key_for
 from gateway.proxy.hops import Hop
 from gateway.proxy.parts import Parts
 from gateway.proxy.routing import Original, asked_for, check_name, hop_at, hop_to, load_translation, resolved
@@ -115,5 +115,5 @@ def _own_key(parts: Parts, call: Call, where: Target[Provider]) -> str | None:
         return call.own_key
     if where.provider is None:
         raise ObolError("forward_endpoint_not_supported", f"{where.host} is no supported provider")
-    managed_key(parts, where)
+    key_for(parts, call.principal.merchant, where)
     return None

@@ -24,7 +24,7 @@ from gateway.proxy.conclusion import begin, conclude, end_claim
 from gateway.proxy.downstream import ClientGone, Downstream
 from gateway.proxy.exchange import exchange, prepare
 from gateway.proxy.hops import reserve
-from gateway.proxy.limits import beyond
+from gateway.proxy.limits import beyond, beyond_key
 from gateway.proxy.parts import Parts
 from gateway.proxy.refusal import reason, refusal
 from gateway.wire.dropin import Route
@@ -84,7 +84,7 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
     if parts.journals.full:
         raise parts.journals.refusal()
     principal = call.principal
-    if principal.charged:
+    if principal.reserves:
         reserve(parts, call)
     issued = parts.wallets.issue_hold(
         principal.wallet,
@@ -93,6 +93,7 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
         expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
         descriptor=encode(call.descriptor()),
         limits=parts.limits.of_hold(charged=principal.charged),
+        spend=principal.spend,
     )
     call.held = True  # from here on it may exist, whatever the answer
     return issued
@@ -100,7 +101,13 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
 
 async def hold(parts: Parts, call: Call, asked: Issued, answer: Downstream) -> None:
     """Wait for the hold. There is no upstream call without it."""
-    granted(parts, call, await parts.wallets.held(asked))
+    result = await parts.wallets.held(asked)
+    if result.kind == "key_unopened":
+        assert call.principal.spend is not None
+        call.held = False
+        await parts.spend_counters.open(call.principal.wallet, call.principal.spend)
+        result = await parts.wallets.held(ask_hold(parts, call))
+    granted(parts, call, result)
     parts.live.add(call)
     if parts.fail is not None:
         parts.fail.reached("held")
@@ -170,10 +177,12 @@ def _refusal(result: HoldResult, ceiling_nano: int) -> ObolError:
             retry_after_s=1,
             details={"required": format_nano(ceiling_nano), "available": format_nano(result.available_nano)},
         )
-    if result.kind in ("busy", "throttled"):
+    if result.kind in ("busy", "throttled", "key_throttled"):
         return beyond(result)
+    if result.kind in ("key_spent", "key_requests"):
+        return beyond_key(result, ceiling_nano)
     if result.kind == "disabled":
         return ObolError("connection_disabled", f"this connection is {result.status}", param="connection_id")
-    if result.kind == "unknown":
+    if result.kind in ("unknown", "key_unopened"):
         return ObolError("wallet_unavailable", "this wallet is being restored; try again", retry_after_s=2)
     return ObolError("internal", "this request id has ended before it began")

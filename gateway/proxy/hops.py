@@ -50,7 +50,7 @@ async def go_to(parts: Parts, call: Call, hop: Hop) -> None:
         call.rolling = None
     call.take(hop)
     call.ending, call.http_status, call.first_byte_at = "completed", None, 0.0
-    if call.principal.charged:
+    if call.principal.reserves:
         step_tokens = _need(parts, call, call)[1]
         call.rolling = None if step_tokens is None else RollingHold(parts, call, step_tokens)
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 
+from gateway.core.money import format_nano
 from gateway.errors import ObolError
 from gateway.ledger.wallets import UNBOUNDED, HoldLimits, HoldResult
 from gateway.settings import Settings
 
 BUSY_RETRY_S = 1
+SPEND_LIMIT_EXCEEDED = "Service key spend limit exceeded."
+"""As the published service says it."""
 
 
 class CallLimits:
@@ -50,7 +53,13 @@ class CallLimits:
 
 
 def beyond(result: HoldResult) -> ObolError:
-    """The error for a hold that is "busy" or "throttled"."""
+    """The error for a hold that is "busy", "throttled" or "key_throttled"."""
+    if result.kind == "key_throttled":
+        return ObolError(
+            "too_many_requests",
+            "this spend key's requests of this minute are used up",
+            retry_after_s=math.ceil(result.retry_ms / 1000),
+        )
     if result.kind == "busy":
         return ObolError(
             "too_many_calls",
@@ -64,3 +73,12 @@ def beyond(result: HoldResult) -> ObolError:
         retry_after_s=math.ceil(result.retry_ms / 1000),
         limit="connection_requests_per_minute",
     )
+
+
+def beyond_key(result: HoldResult, ceiling_nano: int) -> ObolError:
+    """The error for a hold that is "key_spent" or "key_requests". What is in flight may give something back."""
+    if result.kind == "key_requests":
+        return ObolError("spend_limit_exceeded", "Service key request limit exceeded.")
+    details = {"required": format_nano(ceiling_nano), "available": format_nano(max(0, result.available_nano))}
+    retry_after_s = BUSY_RETRY_S if ceiling_nano <= result.available_nano + result.held_nano else None
+    return ObolError("spend_limit_exceeded", SPEND_LIMIT_EXCEEDED, retry_after_s=retry_after_s, details=details)

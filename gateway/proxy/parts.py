@@ -10,6 +10,7 @@ from gateway.background import Background
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
+from gateway.billing.spend_keys import SpendCounters
 from gateway.counting import Counter
 from gateway.failpoints import FailPoints
 from gateway.ledger.bound import JournalBound
@@ -39,6 +40,7 @@ class Parts(msgspec.Struct, kw_only=True):
     ledger: Connection
     wallets: Wallets
     kept: Kept
+    spend_counters: SpendCounters
     upstream: Upstream
     counter: Counter
     metrics: Metrics

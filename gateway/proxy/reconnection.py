@@ -72,10 +72,17 @@ async def _held(parts: Parts, call: Call) -> tuple[str, int | None]:
     """What came of it, and what is held now; None where that cannot be told. A hold may have come back smaller than its
     last extension: that is asked for again."""
     wallet, expires_ms = call.principal.wallet, now_ms() + parts.settings.hold_ttl_s * 1000
+    spend = call.principal.spend
     held = await parts.wallets.hold(
-        wallet, call.request_id, call.held_nano, expires_ms=expires_ms, descriptor=call.encoded_row()
+        wallet,
+        call.request_id,
+        call.held_nano,
+        expires_ms=expires_ms,
+        descriptor=call.encoded_row(),
+        spend=spend,
+        again=True,
     )
     if held.kind != "held":
         return held.kind, None if held.kind == "unknown" else 0
-    extension = await parts.wallets.extend(wallet, call.request_id, call.held_nano, expires_ms=expires_ms)
+    extension = await parts.wallets.extend(wallet, call.request_id, call.held_nano, expires_ms=expires_ms, spend=spend)
     return extension.kind, None if extension.kind == "unknown" else extension.amount_nano

@@ -108,6 +108,7 @@ def _renew(parts: Parts, call: Call, now_s: float, *, progress: bool = False) ->
         call.held_nano,
         expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
         progress=so_far(parts, call) if progress else None,
+        spend=call.principal.spend,
     )
     call.renewed_at_s = now_s
     issued.future.add_done_callback(partial(_renewed, parts, call))

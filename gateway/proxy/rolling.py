@@ -20,6 +20,7 @@ from gateway.ledger.connection import LedgerAway
 from gateway.ledger.wallets import Extension, now_ms
 from gateway.proxy.call import Call
 from gateway.proxy.charging import pricing_of
+from gateway.proxy.limits import SPEND_LIMIT_EXCEEDED
 from gateway.proxy.metering import Watch
 from gateway.proxy.parts import Parts
 from gateway.wire.contract import ALL, RequestFacts
@@ -325,12 +326,19 @@ async def extend(parts: Parts, call: Call, amount_nano: int) -> Extension:
     that is being restored.
     """
     wallet, expires_ms = call.principal.wallet, now_ms() + parts.settings.hold_ttl_s * 1000
-    extension = await parts.wallets.extend(wallet, call.request_id, amount_nano, expires_ms=expires_ms)
+    spend = call.principal.spend
+    extension = await parts.wallets.extend(wallet, call.request_id, amount_nano, expires_ms=expires_ms, spend=spend)
     if extension.kind == "unknown":
         raise LedgerAway("the wallet is being restored")
     if extension.kind == "gone" and call.conclusion is None:  # else its settle may have been sent
         again = await parts.wallets.hold(
-            wallet, call.request_id, amount_nano, expires_ms=expires_ms, descriptor=call.encoded_row()
+            wallet,
+            call.request_id,
+            amount_nano,
+            expires_ms=expires_ms,
+            descriptor=call.encoded_row(),
+            spend=spend,
+            again=True,
         )
         if again.kind == "held":
             parts.metrics.holds_again.inc()
@@ -339,6 +347,8 @@ async def extend(parts: Parts, call: Call, amount_nano: int) -> Extension:
             raise LedgerAway("the wallet is being restored")
         if again.kind in ("insufficient", "reserved"):
             return Extension("refused", 0, again.kind, again.available_nano)
+        if again.kind == "key_spent":
+            return Extension("refused", 0, "key", again.available_nano)
     return extension
 
 
@@ -350,6 +360,8 @@ def why_ended(refusal: Extension | LedgerAway) -> tuple[Cut, ObolError]:
     if refusal.kind == "gone":
         return "hold_lost", ObolError("wallet_unavailable", "the hold of this stream was lost", retry_after_s=2)
     details = {"available": format_nano(refusal.available_nano)}
+    if refusal.why == "key":
+        return "balance_exhausted", ObolError("spend_limit_exceeded", SPEND_LIMIT_EXCEEDED, details=details)
     if refusal.why == "reserved":
         why = "what is left of the balance is reserved by calls in flight: this stream ends here"
         return "balance_exhausted", ObolError("balance_reserved", why, retry_after_s=1, details=details)

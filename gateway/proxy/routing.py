@@ -193,11 +193,14 @@ def hop_of(
     own_key: str | None,
 ) -> Hop:
     name = where.provider.name if where.provider else where.host
-    check_price(parts, call, name, facts)
+    check_served(parts, call, name, facts)
     return Hop(target=where, provider_name=name, own_key=own_key, format=format_, facts=facts, body=body)
 
 
-def check_price(parts: Parts, call: Call, provider_name: str, facts: RequestFacts) -> None:
-    """Raise ObolError `forward_model_not_supported` where the charge depends on a price that is not known."""
+def check_served(parts: Parts, call: Call, provider_name: str, facts: RequestFacts) -> None:
+    """Raise ObolError `forward_model_not_supported` where the charge depends on a price that is not known, and
+    `spend_key_not_allowed` for a model or provider that is none of the spend key's."""
     principal = call.principal
-    pricing_of(parts, call).check_model(provider_name, facts, principal.meter, charged=principal.charged)
+    if principal.rules is not None:
+        principal.rules.check_model(provider_name, facts.model)
+    pricing_of(parts, call).check_model(provider_name, facts, principal.meter, charged=principal.reserves)

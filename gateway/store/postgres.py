@@ -52,7 +52,10 @@ class Store:
         self._queries = load_queries()
 
     @classmethod
-    async def connect(cls, url: str, *, pool_max: int = 10, timeout_s: float = 10) -> Store:
+    async def connect(cls, url: str, *, pool_max: int = 10, timeout_s: float = 10, by_index: bool = False) -> Store:
+        """`by_index`: for a queue, whose tables are empty one minute and full the next: a plan that was made for the
+        empty table, and is kept, must not read the whole of the full one."""
+        planner = {"enable_seqscan": "off"} if by_index else {}
         pool = await asyncpg.create_pool(
             url,
             min_size=0,
@@ -60,7 +63,7 @@ class Store:
             init=_prepare_connection,
             command_timeout=60,
             timeout=timeout_s,
-            server_settings={"idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS)},
+            server_settings={"idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS), **planner},
         )
         return cls(pool)
 
@@ -87,6 +90,14 @@ class Store:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
         async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def planned(self) -> AsyncIterator[asyncpg.Connection]:
+        """A transaction whose statements are planned for the very values they are given: what filters match differs by
+        orders of magnitude, and a plan kept for all of them suits none."""
+        async with self.transaction() as connection:
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
             yield connection
 
     def sql(self, name: str) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -31,6 +31,16 @@ def new_secret_key(mode: str) -> str:
     return f"aks_{mode}_{secrets.token_urlsafe(32)}"
 
 
+def new_key(prefix: str) -> str:
+    """A key such as `lava_sk_...`."""
+    return prefix + secrets.token_urlsafe(32)
+
+
+def preview(key: str) -> str:
+    """What is shown of such a key: its prefix and the first eight of 43 characters."""
+    return f"{key[:16]}****"
+
+
 class Derived:
     """Secrets that are functions of the master key."""
 
@@ -45,6 +55,15 @@ class Derived:
     def meter_secret(self, mode: str, meter_id: str) -> str:
         return f"ps_{mode}_{self._derive('meter', meter_id)}"
 
+    def checkout_secret(self, mode: str, checkout_session_id: str) -> str:
+        return f"css_{mode}_{self._derive('checkout', checkout_session_id)}"
+
+    def webhook_secret(self, webhook_id: str, number: int) -> str:
+        """The `number`th of an endpoint. Behind `whsec_` stands base64 of 32 bytes, as Standard Webhooks reads it."""
+        return "whsec_" + b64encode(self._tag("webhook", f"{webhook_id}:{number}")).decode()
+
     def _derive(self, purpose: str, name: str) -> str:
-        tag = hmac.new(self._key, f"{purpose}:{name}".encode(), hashlib.sha256).digest()
-        return urlsafe_b64encode(tag).decode().rstrip("=")
+        return urlsafe_b64encode(self._tag(purpose, name)).decode().rstrip("=")
+
+    def _tag(self, purpose: str, name: str) -> bytes:
+        return hmac.new(self._key, f"{purpose}:{name}".encode(), hashlib.sha256).digest()

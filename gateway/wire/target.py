@@ -248,14 +248,22 @@ def _checked_host(authority: str) -> str:
     host, colon, port = authority.partition(":")
     if colon and port != "443":
         raise _invalid("has a port; only 443, the port of https, is allowed")
+    fault = host_fault(host)
+    if fault is not None:
+        raise _invalid(fault)
+    return host
+
+
+def host_fault(host: str) -> str | None:
+    """Why `host`, in lower case, is no plain public DNS name, as a predicate of its URL; None where it is one."""
     if _IP_LIKE.fullmatch(host):
-        raise _invalid("has an IP address as its host; name the host")
+        return "has an IP address as its host; name the host"
     labels = host.split(".")
     if len(host) > 253 or not _HOST.fullmatch(host) or any(label.startswith("xn--") for label in labels):
-        raise _invalid("has a host that is not a DNS name of ASCII letters, digits and hyphens with at least one dot")
+        return "has a host that is not a DNS name of ASCII letters, digits and hyphens with at least one dot"
     if labels[-1] in _SPECIAL_USE:
-        raise _invalid("has a host of a local or special-use domain")
-    return host
+        return "has a host of a local or special-use domain"
+    return None
 
 
 def _join(path: str, remainder: str, origin: str, providers: ProviderTable[Row]) -> str:

@@ -4,10 +4,11 @@
     flusher     which entries of a journal are due, exactly once:  cursor -> read -> record -> commit -> trim
     record      what one batch writes, in the flusher's transaction
     charged     the request rows and hourly sums of a batch (pure)
-    partitions  months of `requests`, made ahead
     reaper      holds past their expiry
     healer      wallets that Redis lost or has in an older state
-    grants      credit that is owed
+    cycles      subscriptions whose cycle has ended: the next one begins, and a turn is owed to the wallet
+    resets      tier counters of customers without a subscription, monthly
+    grants      credit and turns that are owed
 
-Any number of workers may run: cursors are locked row by row, scripts and grants are idempotent.
+Any number of workers may run: cursors and subscriptions are locked row by row; scripts, grants, turns are idempotent.
 """

@@ -138,4 +138,5 @@ def columns(each: Charged) -> tuple[Any, ...]:
         request_row.ENCODER.encode(row.metadata).decode(),
         row.duration_us,
         row.first_byte_us,
+        row.spend_key_id,
     )

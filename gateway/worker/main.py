@@ -21,28 +21,38 @@ from gateway import failpoints, log
 from gateway.billing.continuity import Continuity
 from gateway.billing.restore import Restorer
 from gateway.billing.shards import refuse_fewer_shards
+from gateway.billing.turns import Turns
 from gateway.errors import ConfigurationError, ObolError
 from gateway.ledger import scripts
+from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import Wallets
 from gateway.settings import Settings
+from gateway.store import partitions
 from gateway.store.postgres import Store
-from gateway.worker import metrics, partitions
+from gateway.webhooks.deliverer import delivering
+from gateway.worker import metrics
+from gateway.worker.cycles import Cycles
 from gateway.worker.flusher import Flusher
-from gateway.worker.grants import GRANTS_A_ROUND_MAX, Grants
+from gateway.worker.grants import GRANTS_A_ROUND_MAX, TURNS_A_ROUND_MAX, Grants, PendingTurns
 from gateway.worker.healer import Healer
 from gateway.worker.reaper import Reaper
+from gateway.worker.resets import Resets
 
 _LOG = logging.getLogger("obol.worker")
 BACKOFF_MAX_S = 5.0
 STOP_ROUND_S = 10.0
 FINAL_FLUSH_S = 10.0
 _GRANTS_INTERVAL_S = 1.0
+_CYCLES_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 1.0
 _HEAL_INTERVAL_S = 0.1
 _PARTITIONS_INTERVAL_S = 3_600.0
+_WEBHOOKS_INTERVAL_S = 0.2
+_WEBHOOK_LOG_INTERVAL_S = 30.0
 _CONNECT_PAUSE_S = 0.05
 
 
@@ -91,11 +101,12 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _engines(settings) as (store, connection, continuity):
+    async with _engines(settings) as (store, connection, continuity), contextlib.AsyncExitStack() as stack:
         await _until_answering(store, connection, stop)
         if not stop.is_set():
             await refuse_fewer_shards(store, settings.ledger_shards)
         flusher, loops = _compose(settings, store, connection, continuity)
+        loops = (*loops, *await _webhook_loops(settings, connection, stack))
         if ready_file is not None and not stop.is_set():
             await asyncio.to_thread(_write_ready, ready_file)
         _LOG.info("the worker runs", extra={"pid": os.getpid()})
@@ -170,6 +181,10 @@ def _compose(
     healer = Healer(connection, continuity, restorer, flusher)
     reaper = Reaper(connection, keys, wallets, shards=shards)
     grants = Grants(store, wallets, journal, shards=shards, record_ttl_s=record_ttl_s)
+    turns = Turns(store, wallets)
+    pending_turns = PendingTurns(store, turns, journal, shards=shards, record_ttl_s=record_ttl_s)
+    announce = Changes(connection, keys).announce
+    cycles = Cycles(store, turns, announce, overage_cap_nano=settings.overage_cap_nano)
 
     async def flush() -> bool:
         return await flusher.flush_once() >= settings.flush_batch_entries
@@ -181,13 +196,25 @@ def _compose(
     async def apply_grants() -> bool:
         return await grants.apply_once() >= GRANTS_A_ROUND_MAX
 
+    resets = Resets(store, turns, Recovery(connection, keys))
+
+    async def turn_cycles() -> bool:
+        turned = await cycles.turn_once()
+        return await resets.reset_once() or turned
+
+    async def apply_turns() -> bool:
+        return await pending_turns.apply_once() >= TURNS_A_ROUND_MAX
+
     async def make_partitions() -> bool:
-        for name in await partitions.ensure(store, datetime.now(UTC)):
-            _LOG.info("a partition was made", extra={"partition": name})
+        ahead = [row["month"] for row in await store.rows("clock.times")]
+        for at in (datetime.now(UTC), *ahead):
+            for name in await partitions.ensure(store, at):
+                _LOG.info("a partition was made", extra={"partition": name})
         return False
 
     async def measure_lag() -> bool:
         metrics.FLUSH_LAG.set(await flusher.lag_s())
+        metrics.CYCLES_OVERDUE.set(await cycles.overdue_s())
         return False
 
     return flusher, (
@@ -196,7 +223,25 @@ def _compose(
         Loop("healer", healer.heal_once, _HEAL_INTERVAL_S),
         Loop("reaper", reap, settings.reap_interval_ms / 1000),
         Loop("grants", apply_grants, _GRANTS_INTERVAL_S),
+        Loop("cycles", turn_cycles, _CYCLES_INTERVAL_S),
+        Loop("turns", apply_turns, _GRANTS_INTERVAL_S),
         Loop("lag", measure_lag, _LAG_INTERVAL_S),
+    )
+
+
+async def _webhook_loops(
+    settings: Settings, connection: Connection, stack: contextlib.AsyncExitStack
+) -> tuple[Loop, ...]:
+    if not settings.master_key:
+        _LOG.warning("webhooks are not delivered: their secrets follow from OBOL_MASTER_KEY, which is not set")
+        return ()
+    wallets = Wallets(
+        connection, Keys(), record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
+    )
+    deliverer = await stack.enter_async_context(delivering(settings, wallets))
+    return (
+        Loop("webhooks", deliverer.deliver_due, _WEBHOOKS_INTERVAL_S),
+        Loop("webhook log", deliverer.tidy, _WEBHOOK_LOG_INTERVAL_S),
     )
 
 

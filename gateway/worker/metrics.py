@@ -19,6 +19,13 @@ FLUSH_REJECTS = Counter("obol_flush_rejects_total", "Journal entries kept in flu
 FLUSH_ALARMS = Counter("obol_flush_alarms_total", "Contradictions between journal and ledger", ["kind"])
 HOLDS_EXPIRED = Counter("obol_holds_expired_total", "Holds of dead gateways that the reaper ended")
 GRANTS_APPLIED = Counter("obol_grants_applied_total", "Grants that the worker applied in Redis")
+TURNS = Counter("obol_turns_total", "Cycles of subscriptions that were turned", ["kind"])
+TURNS_APPLIED_LATE = Counter("obol_turns_applied_late_total", "Turns that were not applied when they were written")
+CYCLES_OVERDUE = Gauge(
+    "obol_cycles_overdue_seconds",
+    "How long the cycle that ended first, in real time, has waited for its turn",
+    multiprocess_mode="mostrecent",
+)
 TICK_ERRORS = Counter("obol_worker_tick_errors_total", "Failed rounds of the worker's loops", ["loop"])
 LOST_ENTRIES = Counter("obol_ledger_lost_entries_total", "Recorded journal entries that Redis was found to have lost")
 WALLETS_RESTORED = Counter("obol_wallets_restored_total", "Wallets put into use again from what PostgreSQL recorded")

@@ -62,10 +62,10 @@ class Reaper:
             await self._connection.command("ZREM", self._keys.holds(shard), member)
             return self._failed(hold_key, error)
         try:
-            wallet_key = await self._connection.command("HGET", hold_key, "w")
+            wallet_key, spend_key_id = await self._connection.command("HMGET", hold_key, "w", "k")
             # A hold that ended in the meantime has no wallet any more; the script then only clears the index.
             ref = WalletRef(self._wallet_id(shard, wallet_key or b""), shard, merchant_id)
-            return await self._wallets.expire(ref, request_id, at_ms) == "expired"
+            return await self._wallets.expire(ref, request_id, at_ms, (spend_key_id or b"").decode()) == "expired"
         except (ValueError, ReplyError) as error:
             # One bad hold must not keep the others from being ended.
             return self._failed(hold_key, error)

@@ -14,7 +14,9 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from gateway.billing import outbox
 from gateway.billing.recorded import differing, ledger_values, storable
+from gateway.ledger import turn as turns
 from gateway.ledger.journal import Entry
 from gateway.store.postgres import Store
 from gateway.worker import metrics
@@ -45,6 +47,10 @@ def alarm(kind: str, text: str, **fields: Any) -> None:
     _LOG.error(text, extra={"alarm": kind, **fields})
 
 
+def _moves(entry: Entry) -> bool:
+    return bool(entry.cycle_delta or entry.bundle_delta or entry.prepaid_delta or entry.overage_delta)
+
+
 class Recorder:
     """Writes batches of one shard. Not for use by two transactions at once."""
 
@@ -59,9 +65,13 @@ class Recorder:
         fresh = await self._ledger(entries)
         await self._wallets(fresh)
         await self._meters(fresh)
-        await self._credits([entry for entry in fresh if entry.kind == "credit"])
+        await self._spending(fresh)
+        await self._applied("credits", [entry for entry in fresh if entry.kind == "credit"])
+        await self._applied("turns", [entry for entry in fresh if entry.kind == "turn"])
         await self._charge([entry for entry in fresh if entry.kind in CHARGING_KINDS])
         await self._keep_rejections()
+        # Last: whoever else tells of these customers waits for the end of this transaction.
+        await outbox.tell_balances(self._connection, sorted({entry.wallet_id for entry in fresh if _moves(entry)}))
         return len(fresh)
 
     async def differing(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -115,18 +125,37 @@ class Recorder:
 
     async def _meters(self, entries: Sequence[Entry]) -> None:
         units: dict[tuple[str, str], int] = {}
+        reset: set[str] = set()
         for entry in entries:
-            if entry.meter_id and entry.units:
+            if entry.kind == "turn" and turns.decode(entry.body).reset_meters:
+                reset.add(entry.wallet_id)
+                units = {key: used for key, used in units.items() if key[0] != entry.wallet_id}
+            elif entry.meter_id and entry.units:
                 key = (entry.wallet_id, entry.meter_id)
                 units[key] = units.get(key, 0) + entry.units
+        if reset:
+            await self._connection.execute(self._store.sql("flush.reset_meters"), sorted(reset))
         if units:
             values = zip(*((*key, advance) for key, advance in units.items()), strict=True)
             await self._connection.execute(self._store.sql("flush.meters"), *values)
 
-    async def _credits(self, entries: Sequence[Entry]) -> None:
+    async def _spending(self, entries: Sequence[Entry]) -> None:
+        days: dict[tuple[str, int], tuple[int, int, int]] = {}
+        for entry in entries:
+            if entry.spend_key_id:
+                key = (entry.spend_key_id, entry.spent_day)
+                nano, requests, at_ms = days.get(key, (0, 0, 0))
+                nano, requests = nano + entry.spent_nano, requests + entry.spent_requests
+                days[key] = (nano, requests, max(at_ms, entry.at_ms))
+        if days:
+            values = zip(*((*key, *sums) for key, sums in days.items()), strict=True)
+            await self._connection.execute(self._store.sql("flush.spend_days"), *values)
+
+    async def _applied(self, name: str, entries: Sequence[Entry]) -> None:
+        """Confirm what was owed: grants (`credits`) or `turns`."""
         if entries:
             values = zip(*((entry.reference, entry.at_ms * 1000) for entry in entries), strict=True)
-            await self._connection.execute(self._store.sql("flush.credits"), *values)
+            await self._connection.execute(self._store.sql(f"flush.{name}"), *values)
 
     async def _charge(self, entries: Sequence[Entry]) -> None:
         readable = []

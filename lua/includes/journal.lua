@@ -5,6 +5,13 @@ local journal = {}
 
 local function add(stream_key, n, entry)
   local d = entry.delta
+  if entry.spent then
+    return redis.pcall('XADD', stream_key, string.format('%.0f-0', n),
+      'w', entry.wallet, 's', entry.seq, 'k', entry.kind, 'r', entry.reference, 't', entry.at_ms,
+      'c', d.cycle, 'b', d.bundle, 'p', d.prepaid, 'o', d.overage,
+      'u', entry.position, 'm', entry.meter or '', 'q', entry.units or 0, 'd', entry.body,
+      'y', entry.key, 'z', entry.spent, 'x', entry.requests, 'v', entry.day)
+  end
   return redis.pcall('XADD', stream_key, string.format('%.0f-0', n),
     'w', entry.wallet, 's', entry.seq, 'k', entry.kind, 'r', entry.reference, 't', entry.at_ms,
     'c', d.cycle, 'b', d.bundle, 'p', d.prepaid, 'o', d.overage,
@@ -26,7 +33,8 @@ local function last_number(stream_key)
 end
 
 -- Append one entry. `entry`: wallet, seq, kind, reference, at_ms, delta, position, body, and where it advanced a tier
--- counter the meter and the units. Returns its number.
+-- counter the meter and the units; of a call with a spend key the key, what it spent, requests and day. Returns its
+-- number.
 -- A failing script is not rolled back: append before anything else is written, so that where it fails nothing is done.
 function journal.append(stream_key, counter_key, entry)
   local n = redis.call('INCR', counter_key)

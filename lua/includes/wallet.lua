@@ -72,15 +72,16 @@ function wallet.write(key, w)
     'seq', wallet.exact(w.seq), 'calls', w.calls)
 end
 
--- How a request ended, kept a while: "how amount fee position n units". Written and read in one call each. `units` is
--- said of an expiry only: what its progress advanced the meter's counter by.
-function wallet.record(key, how, amount, fee, position, n, ttl_s, units)
+-- How a request ended, kept a while: "how amount fee position n units spent". Written and read in one call each. `units`
+-- is said of an expiry only: what its progress advanced the meter's counter by; `spent` of one with a spend key.
+function wallet.record(key, how, amount, fee, position, n, ttl_s, units, spent)
   local said = string.format('%s %.0f %.0f %.0f %.0f', how, amount, fee, position, n)
   if units then said = said .. string.format(' %.0f', units) end
+  if spent then said = said .. string.format(' %.0f', spent) end
   redis.call('SET', key, said, 'EX', ttl_s)
 end
 
--- {how, amount, fee, position, n, units}, or an empty table.
+-- {how, amount, fee, position, n, units, spent}, or an empty table.
 function wallet.recorded(key)
   local found = {}
   for word in string.gmatch(redis.call('GET', key) or '', '%S+') do found[#found + 1] = word end

@@ -21,11 +21,13 @@ CLIENTS = ("openai", "anthropic", "google-genai", "mistralai", "cohere", "groq",
 JAVASCRIPT = Path(__file__).parent / "javascript"
 INSTALLED = find_spec("cohere") is not None
 
-pytest.register_assert_rewrite("billed", "installation")
+pytest.register_assert_rewrite("billed", "demonstration", "installation", "lava_driver")
 
 if INSTALLED:
     import certifi
+    from demonstration import Demonstration, demonstration
     from installation import Customer, Installation, installation
+    from lava_driver import LavaDriver, fake_browser, lava_driver
     from recorded_exchanges import DIRECTORY, exchanges
 
     from gateway.local.engines import running
@@ -72,6 +74,21 @@ def replay(engines_dir: Path, postgres_server: Postgres) -> Iterator[Installatio
         installation(valkey, postgres, lambda: FakeProvider(replay=DIRECTORY), more_origins=hosts) as installed,
     ):
         yield installed
+
+
+@pytest.fixture(scope="session")
+def demo(engines_dir: Path) -> Iterator[Demonstration]:
+    """A running `obol up --demo`."""
+    with demonstration(engines_dir / "demo") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def lava(node: tuple[str, Path], demo: Demonstration, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LavaDriver]:
+    """The published versions of @lavapayments/nodejs, with the demo merchant's key."""
+    address, environment = fake_browser(tmp_path_factory.mktemp("browser"))
+    with lava_driver(*node, demo.base_url, demo.demo["secret_key"], address, environment) as driver:
+        yield driver
 
 
 @contextmanager

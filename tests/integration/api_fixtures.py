@@ -17,14 +17,17 @@ from gateway.api.context import ApiContext
 from gateway.api.routes import middlewares, routes
 from gateway.billing.accounts import Accounts, NewConnection, NewMerchant, NewMeter
 from gateway.billing.principals import Principals
+from gateway.billing.spend_keys import SpendCounters
 from gateway.ledger import scripts
 from gateway.ledger.bound import JournalBound
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import Balance, Wallets
 from gateway.settings import Settings
 from gateway.store.postgres import Store
+from gateway.store.sealed import Sealed
 from gateway.store.secrets import Derived
 from gateway.worker.flusher import Flusher
 
@@ -50,12 +53,22 @@ class Api:
         self.journal = Journal(connection, Keys())
         self.derived = Derived("m" * 32)
         self.announced: list[str] = []
-        self.principals = Principals(store, self._announce)
         self.accounts = Accounts(store, self.wallets, self.derived, shards=SHARDS)
         self.flusher = Flusher(store, self.journal, shards=SHARDS, batch_entries=1_000)
         self.journals = JournalBound(self.journal, shards=self.settings.ledger_shards, entries_max=1_000_000)
+        sealed = Sealed("m" * 32)
+        self.principals = Principals(store, self._announce, sealed=sealed)
         self.context = ApiContext(
-            store, self.wallets, self.journal, self.principals, self.settings, self.derived, self.journals
+            store,
+            self.wallets,
+            self.journal,
+            self.principals,
+            self.settings,
+            self.derived,
+            self.journals,
+            spend_counters=SpendCounters(store, self.wallets, self.journal, Recovery(connection, Keys()), Keys()),
+            sealed=sealed,
+            provider_names=("openai", "anthropic"),
         )
         app = web.Application(middlewares=middlewares())
         app.add_routes(routes(self.context))

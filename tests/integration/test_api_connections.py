@@ -53,7 +53,7 @@ async def test_a_subscription_with_what_is_left(api: Api) -> None:
     plan_id = await api.accounts.create_plan(
         api.merchant.merchant_id, "Pro", 25 * NANO, [], overage="charge", cap_nano=None
     )
-    subscription_id = await api.accounts.subscribe(api.customer, plan_id, 25 * NANO)
+    subscription_id = await api.accounts.subscribe(api.customer, plan_id)
     await api.report("r-1", input_tokens=5_000_000)
     shown = (await api.call("GET", "/v1/connections/user-1/subscription")).body["subscription"]
     assert shown["subscription_id"] == subscription_id
@@ -85,7 +85,7 @@ async def test_the_list_has_customers_only_and_filters(api: Api) -> None:
 
 async def test_a_deleted_connection_is_unusable_and_its_requests_stay(api: Api) -> None:
     plan_id = await api.accounts.create_plan(api.merchant.merchant_id, "P", NANO, [], overage="charge", cap_nano=None)
-    await api.accounts.subscribe(api.customer, plan_id, NANO)
+    await api.accounts.subscribe(api.customer, plan_id)
     await api.report("r-1", input_tokens=7)
     gone = await api.call("DELETE", "/v1/customers/user-1")
     assert gone.body == {"success": True, "id": api.customer.connection_id, "deleted": True}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from api_fixtures import FIXED, Api, api_fixture  # noqa: F401
 
+from gateway.api import searching
 from gateway.api.filters import Filters
 from gateway.api.paging import NEWEST
 
@@ -135,10 +137,28 @@ async def test_metadata_filters_are_joined_with_and(api: Api) -> None:
 
 
 async def test_metadata_that_only_old_rows_have_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.api.stored.RECENT_ROWS", 10)
+    monkeypatch.setattr("gateway.api.searching.RECENT_ROWS", 10)
     await rows(api, 30)
     assert await walk(api, metadata_filters='[["number","3"]]') == ["row-3"]
     assert await walk(api, metadata_filters='[["even","true"]]', limit="4") == [f"row-{n}" for n in range(30, 0, -2)]
+
+
+@pytest.mark.parametrize("matches_max", [2, 5_000])
+async def test_metadata_is_found_month_by_month(api: Api, monkeypatch: pytest.MonkeyPatch, matches_max: int) -> None:
+    """Few matches of a month are sorted, many are met in its order; months without any are passed over."""
+    monkeypatch.setattr("gateway.api.searching.RECENT_ROWS", 1)
+    monkeypatch.setattr("gateway.api.searching.MATCHES_MAX", matches_max)
+    await rows(api, 60)
+    async with api.store.connection() as db:
+        await db.execute(
+            "UPDATE requests SET created_at = CASE WHEN (metadata->>'number')::integer < 30"
+            " THEN timestamptz '2024-02-28' ELSE timestamptz '2025-12-30' END"
+            " + (metadata->>'number')::integer / 3 * interval '1 day'"
+        )
+    found = await walk(api, metadata_filters='[["even","true"]]', limit="7")
+    placed = sorted(((n // 3 + (10_000 if n >= 30 else 0), f"row-{n}") for n in range(2, 61, 2)), reverse=True)
+    assert found == [name for _, name in placed]
+    assert await walk(api, metadata_filters='[["even","true"],["number","6"]]') == ["row-6"]
 
 
 async def test_others_requests_are_not_found_and_not_listed(api: Api) -> None:
@@ -203,6 +223,11 @@ async def test_a_row_without_a_meter(api: Api) -> None:
     assert shown["charge"] == {"amount": "0.0000000000", "rate_type": "fixed", "breakdown": []}
 
 
+MONTH = datetime(2026, 1, 1, tzinfo=UTC)
+_MORE = {"page_of_recent": [20_000], "few_of_month": [MONTH, 5_001], "many_of_month": [MONTH]}
+_MODES = {"few_of_month": searching._BY_INDEX, "many_of_month": searching._IN_ORDER}
+
+
 @pytest.mark.parametrize(
     ("filters", "name"),
     [
@@ -211,18 +236,22 @@ async def test_a_row_without_a_meter(api: Api) -> None:
         (Filters(connection_id="con_none"), "page"),
         (Filters(meter_id="prd_none"), "page"),
         (Filters(connection_id="con_x", metadata=(("even", "true"),)), "page_of_recent"),
-        (Filters(metadata=(("number", "17"),)), "page_of_all"),
+        (Filters(metadata=(("number", "17"),)), "few_of_month"),
+        (Filters(metadata=(("even", "true"),)), "few_of_month"),
+        (Filters(metadata=(("even", "true"),)), "many_of_month"),
     ],
 )
 async def test_no_list_reads_the_table(api: Api, filters: Filters, name: str) -> None:
     """Every plan reaches its rows by an index. With few rows a scan is cheaper, so there are some thousand."""
     await rows(api, 20_000)
-    arguments = [api.merchant.merchant_id, *NEWEST, 11, *([20_000] if name == "page_of_recent" else [])]
+    arguments = [api.merchant.merchant_id, *NEWEST, 11, *_MORE.get(name, ())]
     sql, arguments = filters.apply(api.store.sql(f"requests.{name}"), arguments)
-    async with api.store.connection() as db:
+    async with api.store.planned() as db:
         await db.execute("ANALYZE requests")
+        await db.execute(_MODES.get(name, "SELECT 1"))
         plan = "\n".join(row[0] for row in await db.fetch("EXPLAIN " + sql, *arguments))
     assert "Seq Scan on requests" not in plan, plan
+    assert ("Sort" in plan) == (name == "few_of_month"), plan
     assert "Index" in plan
 
 

@@ -20,8 +20,10 @@ from tests_support import CHAT, chat
 from yarl import URL
 
 from gateway.billing.accounts import NewConnection
+from gateway.core.money import format_nano
 from gateway.ledger.keys import Keys
 from gateway.testing import FakeProvider, steering_header
+from gateway.wire.formats import FORMATS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -214,3 +216,54 @@ async def test_nothing_is_sent_to_the_provider_twice(fleet: Fleet, fault: str, s
     await fleet.ended(customer)
     assert fleet.own.provider.request_count == 2
     assert len(await fleet.own.rows("connection_id = $1", customer.connection_id)) == 2
+
+
+async def spend_key(fleet: Fleet, method: str, path: str = "", **fields: Any) -> Any:
+    """A call of the spend keys' API, of the last process: those that serve calls have to hear of it."""
+    url, headers = f"{fleet.urls[-1]}/v1/spend_keys{path}", {"Authorization": f"Bearer {fleet.own.merchant.secret_key}"}
+    async with fleet.own.session.request(method, url, json=fields, headers=headers) as answer:
+        assert answer.status in (200, 201), await answer.read()
+        return await answer.json()
+
+
+async def test_a_hundred_calls_of_a_spend_key_do_not_pass_its_limit(fleet: Fleet) -> None:
+    """Each admitted call costs all that was held for it, so exactly ten can be paid, however they interleave."""
+    output_tokens, affordable = 100, 10
+    body = orjson.dumps(chat(max_tokens=output_tokens))
+    facts = FORMATS["openai_chat"].read_request(body, "/v1/chat/completions", "")
+    hold_nano = fleet.own.parts.pricing.ceiling("openai", facts, len(body), None)
+    limit = {"amount": format_nano(affordable * hold_nano + hold_nano // 2)[:-1], "cycle": "monthly"}
+    key = await spend_key(fleet, "POST", name="ten calls", spend_limit=limit)
+    headers = steering_header(prompt_tokens=len(body), completion_tokens=output_tokens, delay_ms=50)
+    outcomes = await fleet.all_at_once(100, key["key"], body, headers)
+    assert outcomes == {(200, None): affordable, (402, "spend_limit_exceeded"): 100 - affordable}
+    async with asyncio.timeout(10):
+        while (shown := await spend_key(fleet, "GET", f"/{key['spend_key_id']}"))["current_requests"] < affordable:
+            await asyncio.sleep(0.02)
+    assert shown["current_spend"] == shown["total_spend"] == format_nano(affordable * hold_nano)
+
+
+async def test_every_process_hears_within_a_second_of_what_changes(fleet: Fleet) -> None:
+    body, headers = orjson.dumps(chat(max_tokens=5)), steering_header(prompt_tokens=5, completion_tokens=5)
+    key = await spend_key(fleet, "POST", name="changing")
+    path, secret = f"/{key['spend_key_id']}", key["key"]
+
+    async def becomes(expected: Outcome) -> None:
+        async with asyncio.timeout(1):
+            for url in fleet.urls:
+                while await fleet.post(url, secret, body, headers) != expected:
+                    await asyncio.sleep(0.02)
+
+    await becomes((200, None))
+    await spend_key(fleet, "PUT", path, request_limit={"count": 0, "cycle": "total"})
+    await becomes((402, "spend_limit_exceeded"))
+    await spend_key(fleet, "PUT", path, request_limit=None, status="paused")
+    await becomes((403, "spend_key_inactive"))
+    await spend_key(fleet, "PUT", path, status="active")
+    await becomes((200, None))
+    rotated = await spend_key(fleet, "POST", path + "/rotate")
+    await becomes((401, "unauthorized"))
+    secret = rotated["key"]
+    await becomes((200, None))
+    await spend_key(fleet, "DELETE", path)
+    await becomes((401, "unauthorized"))

@@ -27,9 +27,9 @@ from gateway.ledger.row import encode
 from gateway.ledger.wallets import Price, now_ms
 from gateway.local.engines import running
 from gateway.local.postgres import Postgres
-from gateway.store import migrate
+from gateway.store import migrate, partitions
 from gateway.store.postgres import Store
-from gateway.worker import metrics, partitions
+from gateway.worker import metrics
 
 SETTLED_NANO = 2_500_000  # 1,250 tokens at 2 USD a million
 

@@ -600,3 +600,23 @@ async def test_a_file_of_authorities_must_be_one(tmp_path: Path) -> None:
     for name in ("absent.pem", "empty.pem"):
         with pytest.raises(ConfigurationError, match="OBOL_UPSTREAM_CA_FILE"):
             tls_context(str(tmp_path / name))
+
+
+# Webhooks are targets, too
+
+
+async def test_a_webhook_endpoint_with_a_private_address_is_not_taken(gateway, monkeypatch):
+    answers = {"hooks.acme.dev": "10.1.2.3", "meta.acme.dev": "169.254.169.254", "fine.acme.dev": "93.184.215.14"}
+    stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_, **__: [(*stream, (answers[host], port))])
+    headers = {"Authorization": f"Bearer {gateway.merchant.secret_key}"}
+    statuses = {}
+    for host in answers:
+        body = {"name": "Hook", "url": f"https://{host}/in"}
+        async with gateway.session.post(f"{gateway.url}/v1/webhooks", json=body, headers=headers) as reply:
+            statuses[host] = (reply.status, (await reply.json()).get("error", {}).get("param"))
+    assert statuses == {
+        "hooks.acme.dev": (400, "url"),
+        "meta.acme.dev": (400, "url"),
+        "fine.acme.dev": (201, None),
+    }

@@ -126,7 +126,7 @@ async def test_twenty_five_dollars_are_exactly_a_million_and_a_quarter_tokens(ga
         merchant_id, "Pro", PLAN_NANO, [gateway.meter.meter_id], overage="charge", cap_nano=NANO
     )
     customer = await gateway.accounts.create_customer(merchant_id, "test", limit_nano=NANO)
-    await gateway.accounts.subscribe(customer, plan, PLAN_NANO)
+    await gateway.accounts.subscribe(customer, plan)
     shop, left = Shop(gateway, customer), PLAN_TOKENS
     for number in range(96):
         url, body = CALLS[number % len(CALLS)]

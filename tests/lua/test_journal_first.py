@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hiredis import ReplyError
 
+from gateway.ledger.turn import Turn
 from gateway.ledger.wallets import Price, WalletRef, now_ms
 
 REF = WalletRef("wal_1", 3, "mer_1")
@@ -30,12 +31,13 @@ async def state(ledger) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("script", ["settle", "expire", "credit"])
+@pytest.mark.parametrize("script", ["settle", "expire", "credit", "turn"])
 async def test_a_script_that_cannot_journal_has_done_nothing_and_does_it_once_later(ledger, script):
     attempts = {
         "settle": lambda: settle(ledger),
         "expire": lambda: ledger.wallets.expire(REF, "req_1", now_ms()),
         "credit": lambda: ledger.wallets.credit(REF, "more", "cycle", 7, at_ms=1),
+        "turn": lambda: ledger.wallets.turn(REF, "more", Turn(False, True, 9, True), limit_nano=5, at_ms=1),
     }
     await ledger.opened(cycle=100)
     await hold(ledger, expires_ms=1 if script == "expire" else LATER)
@@ -53,7 +55,7 @@ async def test_a_script_that_cannot_journal_has_done_nothing_and_does_it_once_la
     await attempts[script]()
     assert len(await ledger.client.xrange(journal)) == len(entries) + 1
     balance = await ledger.balance()
-    assert (balance.total_nano, balance.seq) == ({"settle": 60, "expire": 100, "credit": 107}[script], 2)
+    assert (balance.total_nano, balance.seq) == ({"settle": 60, "expire": 100, "credit": 107, "turn": 9}[script], 2)
 
 
 @pytest.mark.parametrize("trimmed", [False, True])

@@ -18,6 +18,7 @@ from gateway.ledger import scripts
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.turn import Turn
 from gateway.ledger.wallets import HoldLimits, Price, WalletRef, Wallets
 
 POTS = ("cycle", "bundle", "prepaid")
@@ -85,6 +86,7 @@ class ModelWallet:
     pots: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*POTS, "overage"), 0))
     credits: int = 0
     debits: int = 0
+    expired: int = 0
     seq: int = 0
     units: dict[str, int] = field(default_factory=dict)
     flat_units: dict[str, int] = field(default_factory=dict)
@@ -356,14 +358,42 @@ class WalletMachine(RuleBasedStateMachine):
         model.credits += amount
         model.seq += 1
 
+    @rule(
+        number=st.integers(0, 6),
+        wallet=st.integers(0, 2),
+        turn=st.builds(Turn, st.booleans(), st.booleans(), st.integers(0, 5).map(lambda n: n * 500), st.booleans()),
+        limit=st.sampled_from([0, 3_000, -1]),
+    )
+    def turn(self, number, wallet, turn, limit):
+        """I9: a turn adds its credit and lets expire what is left, and neither touches what is held or owed."""
+        index = wallet % len(self.refs)
+        model, turn_id = self.wallets[index], f"turn:{number}:{index}"
+        result = self.run(self.ledger.turn(self.refs[index], turn_id, turn, limit_nano=limit, at_ms=self.now))
+        if turn_id in self.grants:
+            assert result == "duplicate"
+            return
+        assert result == "turned"
+        self.grants.add(turn_id)
+        for pot, kept in (("cycle", turn.keep_cycle), ("bundle", turn.keep_bundle)):
+            if not kept:
+                model.expired += model.pots[pot]
+                model.pots[pot] = 0
+        model.pots["cycle"] += turn.credit_nano
+        model.credits += turn.credit_nano
+        model.limit = limit
+        model.seq += 1
+        if turn.reset_meters:
+            model.units.clear()
+
     @invariant()
     def balances_are_the_models(self):
-        """I1 and I2: credits - debits = balance; held is the sum of the open holds, calls their number."""
+        """I1 and I2: credits - debits - expired = balance; held is the sum of the open holds, calls their number."""
         if not hasattr(self, "wallets"):
             return
         balances = self.run(self.ledger.balances(self.refs))
         for index, (model, real) in enumerate(zip(self.wallets, balances, strict=True)):
-            assert model.credits - model.debits == model.total == real.total_nano
+            assert model.credits - model.debits - model.expired == model.total == real.total_nano
+            assert real.limit_nano == model.limit
             pots = (real.cycle_nano, real.bundle_nano, real.prepaid_nano, real.overage_nano)
             assert pots == tuple(model.pots[pot] for pot in (*POTS, "overage"))
             assert real.held_nano == self._held(index)

@@ -75,6 +75,15 @@ def test_a_field_that_is_missing_is_required() -> None:
         convert({"name": "a"}, Made)
 
 
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    nested: list[Any] = []
+    for _ in range(800):
+        nested = [nested]
+    for given in ({"note": nested}, {"unknown": {"a": nested}}):
+        with pytest.raises(ObolError, match=r"^\w+ is nested more than 50 deep"):
+            made(**given)
+
+
 def test_a_value_out_of_a_list_tells_the_list() -> None:
     with pytest.raises(ObolError, match="it is one of day, month"):
         made(interval="week")

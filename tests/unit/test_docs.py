@@ -18,6 +18,7 @@ from gateway import errors
 from gateway.__main__ import parser
 from gateway.metrics import LedgerGauges, Metrics
 from gateway.settings import Settings, load
+from gateway.webhooks import metrics as webhook_metrics
 from gateway.worker import metrics as worker_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,8 @@ def unit_of(name: str, default: Any) -> str:
         return "true or false"
     if isinstance(default, int):
         return "number" if "_per_" in name else UNITS.get(name.rpartition("_")[2], "number")
+    if isinstance(default, tuple) and default and all(isinstance(each, int) for each in default):
+        return f"list of {unit_of(name, default[0])}"
     return {dict: "table of text", tuple: "list of text"}.get(type(default), "text")
 
 
@@ -89,7 +92,8 @@ def registered_metrics() -> dict[str, tuple[str, str]]:
     """Type and labels of every metric, by the name that Prometheus sees."""
     ledger = LedgerGauges()
     ledger.ledger_up = True
-    counted = [*Metrics().registry._collector_to_names, *vars(worker_metrics).values()]
+    of_worker = [*vars(worker_metrics).values(), *vars(webhook_metrics).values()]
+    counted = [*Metrics().registry._collector_to_names, *of_worker]
     families = [
         (metric.describe()[0], ", ".join(metric._labelnames))
         for metric in counted

@@ -42,7 +42,8 @@ _UNDER_APP = _BELOW_BILLING | _LEAVES | {"billing"}
 MAY_IMPORT |= {
     "proxy": _UNDER_APP - {"store"},
     "api": _UNDER_APP,
-    "worker": _UNDER_APP,
+    "webhooks": _UNDER_APP | {"api", "proxy"},
+    "worker": _UNDER_APP | {"webhooks"},
     "pages": _UNDER_APP | {"api"},
     "local": _UNDER_APP,
     "testing": {"local"},
@@ -52,8 +53,9 @@ MAY_IMPORT |= {
     "price_list": _UNDER_APP,
     "drain": _UNDER_APP | {"proxy"},
     "rebuild": _UNDER_APP,
-    "app": _UNDER_APP | {"api", "drain", "observe", "pages", "proxy"},
-    "__main__": _UNDER_APP | {"app", "audit", "checks", "local", "price_list", "rebuild", "worker"},
+    "clock": _UNDER_APP,
+    "app": _UNDER_APP | {"api", "drain", "observe", "pages", "proxy", "webhooks"},
+    "__main__": _UNDER_APP | {"app", "audit", "checks", "clock", "local", "price_list", "rebuild", "worker"},
 }
 
 PURE = ("core", "wire")

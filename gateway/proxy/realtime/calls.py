@@ -12,7 +12,7 @@ from gateway.billing.principals import Principal
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.row import encode
-from gateway.ledger.wallets import Extension, now_ms
+from gateway.ledger.wallets import Extension, HoldResult, now_ms
 from gateway.providers import Provider
 from gateway.proxy.call import Call, Ending
 from gateway.proxy.conclusion import begin, conclude
@@ -26,6 +26,14 @@ from gateway.wire.target import Target
 
 SWITCHED = 101
 RELEASE_WAIT_S = 1.0
+_NO_MORE = (
+    "insufficient_balance",
+    "spend_limit_exceeded",
+    "spend_key_inactive",
+    "connection_disabled",
+    "connection_not_found",
+    "unauthorized",
+)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,33 +60,33 @@ class SessionCalls:
     def __init__(self, parts: Parts, asked: Asked) -> None:
         self.parts = parts
         self.asked = asked
-        self.charged = asked.principal.charged
+        self.principal = asked.principal
+        self.reserves = asked.principal.reserves
         self._pricing = parts.pricing.of(asked.principal)
         """Of the whole session: a call costs what it was held for."""
 
     def ceiling(self, facts: RequestFacts, text_bytes: int, output_tokens: int) -> int:
         """Nano-dollars that a call of these facts and so much output cannot exceed; 0 where nobody is charged."""
-        if not self.charged:
+        if not self.reserves:
             return 0
         meter = self.asked.principal.meter
         return self._pricing.ceiling(self.asked.provider_name, facts, text_bytes, meter, output_tokens=output_tokens)
 
     async def hold(self, facts: RequestFacts, amount_nano: int) -> Call:
         """A new call, held. Raise ObolError where the wallet does not cover it, or LedgerAway."""
+        if self.principal.rules is not None:
+            await self._look_again()
         parts, call = self.parts, self._new(facts)
         if parts.journals.full:
             raise parts.journals.refusal()
         call.held_nano, call.held = amount_nano, True
         held = False
         try:
-            result = await parts.wallets.hold(
-                call.principal.wallet,
-                call.request_id,
-                amount_nano,
-                expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
-                descriptor=encode(call.descriptor()),
-                limits=parts.limits.of_hold(charged=self.charged),
-            )
+            result = await self._ask(call)
+            if result.kind == "key_unopened":
+                assert call.principal.spend is not None
+                await parts.spend_counters.open(call.principal.wallet, call.principal.spend)
+                result = await self._ask(call)
             granted(parts, call, result)
             held = True
         finally:
@@ -86,6 +94,26 @@ class SessionCalls:
                 self.release(call)
         parts.live.add(call)
         return call
+
+    async def _ask(self, call: Call) -> HoldResult:
+        parts, principal = self.parts, call.principal
+        return await parts.wallets.hold(
+            principal.wallet,
+            call.request_id,
+            call.held_nano,
+            expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
+            descriptor=encode(call.descriptor()),
+            limits=parts.limits.of_hold(charged=principal.charged),
+            spend=principal.spend,
+        )
+
+    async def _look_again(self) -> None:
+        """A session outlives what was allowed when it began: its spend key may have been changed, paused or revoked.
+
+        Raise ObolError."""
+        self.principal = await self.parts.principals.principal(self.asked.credential.decode())
+        if self.principal.rules is not None:
+            self.principal.rules.check_usable(time.time_ns() // 1_000 + self.principal.merchant.clock_offset_us)
 
     def not_held(self, facts: RequestFacts) -> Call:
         """A call that began although there was no hold: its settle debits it without one."""
@@ -128,9 +156,12 @@ class SessionCalls:
         await asyncio.wait([self.parts.background.start(conclude(self.parts, call), "release")], timeout=RELEASE_WAIT_S)
 
     def check_model(self, model: str) -> None:
-        """Raise ObolError `forward_model_not_supported` for a model that could not be charged for."""
+        """Raise ObolError `forward_model_not_supported` for a model that could not be charged for, and
+        `spend_key_not_allowed` for one that is none of the spend key's."""
         asked, facts = self.asked, RequestFacts(model=model)
-        self._pricing.check_model(asked.provider_name, facts, asked.principal.meter, charged=self.charged)
+        if self.principal.rules is not None:
+            self.principal.rules.check_model(asked.provider_name, model)
+        self._pricing.check_model(asked.provider_name, facts, asked.principal.meter, charged=self.reserves)
 
     def check_responses(self, model: str) -> None:
         """The same, and for one whose price is for the time that a session takes, which no response tells."""
@@ -144,7 +175,7 @@ class SessionCalls:
     def _new(self, facts: RequestFacts) -> Call:
         asked = self.asked
         call = Call("GET", self.parts.request_ids)
-        call.target, call.provider_name, call.principal = asked.target, asked.provider_name, asked.principal
+        call.target, call.provider_name, call.principal = asked.target, asked.provider_name, self.principal
         call.credential, call.metadata = asked.credential, asked.metadata
         call.format, call.facts, call.pricing = REALTIME, facts, self._pricing
         call.own_key = asked.principal.provider_key
@@ -153,4 +184,4 @@ class SessionCalls:
 
 def unpaid(error: ObolError) -> bool:
     """There is no money for more, and waiting for calls in flight would not help."""
-    return error.code in ("insufficient_balance", "connection_disabled", "connection_not_found", "unauthorized")
+    return error.code in _NO_MORE

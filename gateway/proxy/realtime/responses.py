@@ -163,7 +163,7 @@ class Responses:
 
     async def cover(self, turn: Turn) -> ObolError | None:
         """Keep the hold ahead of what the response has produced; why not, where it is used up."""
-        if not self._calls.charged or turn.held_tokens >= turn.limit_tokens:
+        if not self._calls.reserves or turn.held_tokens >= turn.limit_tokens:
             return None
         async with self._covering:
             return None if turn.cut is not None else await self._cover(turn)
@@ -246,6 +246,7 @@ class Responses:
                 call.held_nano,
                 expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
                 progress=(priced.price, encode(call.row_so_far(usage, priced, model, reading))),
+                spend=principal.spend,
             )
             issued.future.add_done_callback(_looked_at)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import suppress
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,7 @@ from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.providers import Provider
 from gateway.proxy import headers
-from gateway.proxy.exchange import managed_key, origin_of
+from gateway.proxy.exchange import key_for, origin_of
 from gateway.proxy.http_client import HeaderPairs
 from gateway.proxy.masking import masked
 from gateway.proxy.parts import Parts
@@ -88,6 +89,9 @@ class Realtime:
         key = next((name for name in offered if name.startswith(KEY_PROTOCOL)), "").removeprefix(KEY_PROTOCOL)
         text = credential.find(request.headers.get, where.query_key or key or None)
         principal = await parts.principals.principal(text)
+        if principal.rules is not None:
+            principal.rules.check_usable(time.time_ns() // 1_000 + principal.merchant.clock_offset_us)
+            principal.rules.check_shape("openai")
         if parts.draining:
             raise ObolError("shutting_down", "this gateway is shutting down; connect again", retry_after_s=1)
         if self._sessions >= parts.settings.realtime_sessions_max:
@@ -114,7 +118,7 @@ class Realtime:
         if asked.model:
             calls.check_responses(asked.model)
         responses = Responses(calls, Conversation())
-        managed = None if asked.principal.provider_key else managed_key(parts, asked.target)
+        managed = None if asked.principal.provider_key else key_for(parts, asked.principal.merchant, asked.target)
         try:
             await responses.ready()
             connected = await self._dial(request, asked, managed)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from aiohttp import ClientWebSocketResponse, WebSocketError, WSCloseCode, WSMsgType, web
 
+from gateway.billing.spend_keys import NOT_ALLOWED
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.proxy.call import Ending
@@ -216,7 +217,7 @@ class Session:
         await self._to_client(error_event(error, event.event_id))
         if event.type == CREATE and not (unpaid(error) and not self._responses.turns):
             return None
-        if event.session is not None and error.code == "forward_model_not_supported":
+        if event.session is not None and error.code in ("forward_model_not_supported", NOT_ALLOWED):
             return None
         return _unpaid_end(error)
 

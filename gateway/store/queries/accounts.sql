@@ -17,24 +17,14 @@ VALUES ($1, $2, $3, $4, $5, 1, $6);
 -- name: insert_meter_version
 INSERT INTO meter_versions (meter_id, version, definition) VALUES ($1, $2, $3);
 
--- name: insert_plan
-INSERT INTO plans (plan_id, merchant_id, name, period_amount_nano, included_credit_nano, overage, overage_cap_nano)
-VALUES ($1, $2, $3, $4, $4, $5, $6);
-
--- name: insert_plan_meter
-INSERT INTO plan_meters (plan_id, meter_id) VALUES ($1, $2);
-
 -- name: insert_wallet
 INSERT INTO wallets (wallet_id, merchant_id, shard) VALUES ($1, $2, $3);
 
 -- name: insert_connection
 INSERT INTO connections (
-    connection_id, merchant_id, wallet_id, secret_hash, reference_id, is_self, email, first_name, last_name, overage_limit_nano
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
-
--- name: insert_subscription
-INSERT INTO subscriptions (subscription_id, connection_id, plan_id, started_at, cycle_start_at, cycle_end_at)
-VALUES ($1, $2, $3, $4, $4, $5);
+    connection_id, merchant_id, wallet_id, secret_hash, reference_id, is_self, email, phone, first_name, last_name, metadata,
+    overage_limit_nano
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: insert_grant
 INSERT INTO grants (grant_id, wallet_id, pot, amount_nano, reason) VALUES ($1, $2, $3, $4, $5);

@@ -29,7 +29,7 @@ GROUP BY wallet_id
 -- name: counts
 SELECT (SELECT count(*) FROM request_index) AS indexed, (SELECT count(*) FROM requests) AS requests,
        (SELECT count(*) FROM ledger_entries) AS entries, (SELECT count(*) FROM usage_hourly) AS hours,
-       (SELECT count(*) FROM flush_rejects) AS rejects
+       (SELECT count(*) FROM flush_rejects) AS rejects, (SELECT count(*) FROM turns) AS turns
 
 -- name: charges
 SELECT coalesce(l.wallet_id, r.wallet_id) AS wallet_id, coalesce(l.debits, 0)::bigint AS debits,
@@ -59,6 +59,54 @@ WHERE (coalesce(r.requests, 0), coalesce(r.tokens, 0), coalesce(r.cost, 0), coal
        coalesce(u.charge_nano, 0))
 ORDER BY 1, 2, 3, 4
 
+-- name: meter_hours
+-- Sums over customers that differ from those by customer.
+SELECT merchant_id, hour, meter_id,
+       concat_ws(' ', coalesce(u.requests, 0), coalesce(u.tokens, 0), coalesce(u.cost, 0), coalesce(u.fee, 0),
+                 coalesce(u.charge, 0)) AS expected,
+       concat_ws(' ', coalesce(k.requests, 0), coalesce(k.tokens, 0), coalesce(k.cost_nano, 0),
+                 coalesce(k.fee_nano, 0), coalesce(k.charge_nano, 0)) AS found
+FROM (SELECT merchant_id, hour, meter_id, sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost,
+             sum(fee_nano) AS fee, sum(charge_nano) AS charge
+      FROM usage_hourly GROUP BY 1, 2, 3) u
+FULL JOIN usage_by_meter k USING (merchant_id, hour, meter_id)
+WHERE (coalesce(u.requests, 0), coalesce(u.tokens, 0), coalesce(u.cost, 0), coalesce(u.fee, 0), coalesce(u.charge, 0))
+   <> (coalesce(k.requests, 0), coalesce(k.tokens, 0), coalesce(k.cost_nano, 0), coalesce(k.fee_nano, 0),
+       coalesce(k.charge_nano, 0))
+ORDER BY 1, 2, 3
+
+-- name: turns
+-- I9: entries of turns that added anything but their credit, or let expire anything but what was left and does not roll
+-- over; entries of no turn; turns that are not recorded once.
+WITH moved AS (
+    SELECT wallet_id, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta,
+           (sum(cycle_delta) OVER before_and_this - cycle_delta)::bigint AS cycle_before,
+           (sum(bundle_delta) OVER before_and_this - bundle_delta)::bigint AS bundle_before
+    FROM ledger_entries WHERE wallet_id IN (SELECT wallet_id FROM turns)
+    WINDOW before_and_this AS (PARTITION BY wallet_id ORDER BY seq)
+), entries AS (
+    SELECT moved.*, count(*) OVER (PARTITION BY reference) AS times FROM moved WHERE kind = 'turn'
+)
+SELECT coalesce(t.wallet_id, e.wallet_id) AS wallet_id, coalesce(t.turn_id, e.reference) AS turn_id,
+       concat_ws(' ', t.credit_nano - CASE WHEN t.keep_cycle THEN 0 ELSE e.cycle_before END,
+                 CASE WHEN t.keep_bundle THEN 0 ELSE - e.bundle_before END, 0, 0, 1) AS expected,
+       concat_ws(' ', e.cycle_delta, e.bundle_delta, e.prepaid_delta, e.overage_delta, coalesce(e.times, 0)) AS found
+FROM (SELECT * FROM turns WHERE applied_at IS NOT NULL) t
+FULL JOIN entries e ON e.reference = t.turn_id AND e.wallet_id = t.wallet_id
+WHERE t.turn_id IS NULL OR e.reference IS NULL OR e.times <> 1
+   OR (e.cycle_delta, e.bundle_delta, e.prepaid_delta, e.overage_delta)
+   <> (t.credit_nano - CASE WHEN t.keep_cycle THEN 0 ELSE e.cycle_before END,
+       CASE WHEN t.keep_bundle THEN 0 ELSE - e.bundle_before END, 0, 0)
+ORDER BY 1, 2
+
+-- name: turned
+-- Subscriptions whose turns are not as many as they say.
+SELECT s.subscription_id, s.turns, t.turns AS found
+FROM subscriptions s
+JOIN (SELECT subscription_id, max(number) + 1 AS turns FROM turns GROUP BY 1) t USING (subscription_id)
+WHERE s.turns <> t.turns
+ORDER BY 1
+
 -- name: latest_charges
 SELECT merchant_id, request_id, wallet_id, meter_id, meter_version, price_version, billing_mode, provider, model,
        service_tier, ending, usage::text AS usage, input_cost_nano, output_cost_nano, cost_nano, fee_nano,
@@ -75,10 +123,21 @@ FROM requests
 -- What the expiry of a request's hold debited and counted, and where its late settlement then stood; no row where it
 -- did not expire.
 SELECT x.overage_delta - x.cycle_delta - x.bundle_delta - x.prepaid_delta AS debit, x.position, x.units,
-       l.position AS late_position, l.units AS late_units
+       l.position AS late_position, l.units AS late_units, l.seq AS late_seq,
+       (SELECT max(t.seq) FROM ledger_entries t
+        WHERE t.wallet_id = x.wallet_id AND t.kind = 'turn' AND t.seq > x.seq AND t.seq < l.seq) AS turn_seq
 FROM ledger_entries x
 LEFT JOIN ledger_entries l ON l.wallet_id = x.wallet_id AND l.reference = x.reference AND l.kind = 'late'
 WHERE x.wallet_id = $1 AND x.reference = $2 AND x.kind = 'expired'
+
+-- name: units_since
+-- By how much a meter ($3) was used from one entry of a wallet, the turn of a cycle, to another.
+SELECT coalesce(sum(e.units), 0)::bigint AS units
+FROM ledger_entries e
+JOIN wallets w USING (wallet_id)
+JOIN request_index i ON i.merchant_id = w.merchant_id AND i.request_id = e.reference
+JOIN requests r ON r.merchant_id = i.merchant_id AND r.request_id = i.request_id AND r.created_at = i.created_at
+WHERE e.wallet_id = $1 AND e.seq > $2 AND e.seq < $4 AND r.meter_id = $3
 
 -- name: price_book
 SELECT content FROM price_books WHERE version = $1

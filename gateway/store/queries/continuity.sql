@@ -33,6 +33,10 @@ FROM wallets w WHERE wallet_id = ANY($1) AND shard = $2 ORDER BY wallet_id
 SELECT wallet_id, overage_limit_nano, disabled_at IS NOT NULL AS disabled, deleted_at IS NOT NULL AS deleted
 FROM connections WHERE wallet_id = ANY($1) FOR SHARE
 
+-- name: spend_keys
+-- Of these wallets, revoked ones too.
+SELECT spend_key_id FROM spend_keys WHERE wallet_id = ANY($1)
+
 -- name: shard_of
 SELECT shard FROM wallets WHERE wallet_id = $1
 

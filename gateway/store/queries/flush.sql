@@ -51,6 +51,26 @@ RETURNING w.wallet_id, before.last_seq AS seq_before
 INSERT INTO wallet_meters (wallet_id, meter_id, units) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (wallet_id, meter_id) DO UPDATE SET units = wallet_meters.units + excluded.units
 
+-- name: spend_days
+INSERT INTO spend_key_days (spend_key_id, day, spent_nano, requests, last_used_at)
+SELECT u.spend_key_id, u.day, u.spent_nano, u.requests, timestamptz 'epoch' + u.at_ms * interval '1 millisecond'
+FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[])
+  AS u (spend_key_id, day, spent_nano, requests, at_ms)
+ON CONFLICT (spend_key_id, day) DO UPDATE
+SET spent_nano = spend_key_days.spent_nano + excluded.spent_nano,
+    requests = spend_key_days.requests + excluded.requests,
+    last_used_at = greatest(spend_key_days.last_used_at, excluded.last_used_at)
+
+-- name: reset_meters
+-- A new cycle has begun.
+DELETE FROM wallet_meters WHERE wallet_id = ANY ($1)
+
+-- name: turns
+UPDATE turns t
+SET applied_at = timestamptz 'epoch' + u.at_us * interval '1 microsecond'
+FROM unnest($1::text[], $2::bigint[]) AS u (turn_id, at_us)
+WHERE t.turn_id = u.turn_id AND t.applied_at IS NULL
+
 -- name: credits
 UPDATE grants g
 SET applied_at = timestamptz 'epoch' + u.at_us * interval '1 microsecond'
@@ -82,20 +102,21 @@ INSERT INTO requests
     (merchant_id, request_id, created_at, connection_id, wallet_id, meter_id, meter_version, price_version,
      billing_mode, provider, provider_key_type, model, endpoint, response_id, service_tier, status, ending,
      http_status, streamed, estimated, usage, input_cost_nano, output_cost_nano, cost_nano, fee_nano, charge_nano,
-     tier_position, metadata, duration_us, first_byte_us)
+     tier_position, metadata, duration_us, first_byte_us, spend_key_id)
 SELECT u.merchant_id, u.request_id, timestamptz 'epoch' + u.created_us * interval '1 microsecond', u.connection_id,
        u.wallet_id, u.meter_id, u.meter_version, u.price_version, u.billing_mode, u.provider, u.provider_key_type,
        u.model, u.endpoint, u.response_id, u.service_tier, u.status, u.ending, u.http_status, u.streamed,
        u.estimated, u.usage::jsonb, u.input_cost_nano, u.output_cost_nano, u.cost_nano, u.fee_nano, u.charge_nano,
-       u.tier_position, u.metadata::jsonb, u.duration_us, u.first_byte_us
+       u.tier_position, u.metadata::jsonb, u.duration_us, u.first_byte_us, u.spend_key_id
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::text[],
             $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
             $17::text[], $18::integer[], $19::boolean[], $20::boolean[], $21::text[], $22::bigint[], $23::bigint[],
-            $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::text[], $29::bigint[], $30::bigint[])
+            $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::text[], $29::bigint[], $30::bigint[],
+            $31::text[])
   AS u (merchant_id, request_id, created_us, connection_id, wallet_id, meter_id, meter_version, price_version,
         billing_mode, provider, provider_key_type, model, endpoint, response_id, service_tier, status, ending,
         http_status, streamed, estimated, usage, input_cost_nano, output_cost_nano, cost_nano, fee_nano, charge_nano,
-        tier_position, metadata, duration_us, first_byte_us)
+        tier_position, metadata, duration_us, first_byte_us, spend_key_id)
 
 -- name: hourly
 -- The caller sorts by the key: two flushers that add to the same rows then never wait for each other in a circle.

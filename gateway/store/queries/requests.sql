@@ -26,15 +26,32 @@ WHERE true{pairs}
 ORDER BY r.created_at DESC, r.request_id DESC
 LIMIT $4;
 
--- name: page_of_all
--- Metadata that few rows have: find all of them by its index, which MATERIALIZED makes the planner do.
-WITH matches AS MATERIALIZED (
+-- name: newest
+-- Of all rows behind a place and since $4.
+SELECT created_at
+FROM requests
+WHERE merchant_id = $1 AND (created_at, request_id) < ($2, $3) AND created_at <= $2 AND created_at >= $4
+ORDER BY created_at DESC, request_id DESC
+LIMIT 1;
+
+-- name: few_of_month
+-- By the index of metadata, of at most $6 rows since $5: `matches` tells whether these are all.
+WITH found AS MATERIALIZED (
     SELECT *
     FROM requests
-    WHERE merchant_id = $1 AND (created_at, request_id) < ($2, $3) AND created_at <= $2{scope}{pairs}
+    WHERE merchant_id = $1 AND (created_at, request_id) < ($2, $3) AND created_at <= $2 AND created_at >= $5{scope}{pairs}
+    LIMIT $6
 )
+SELECT f.*, (SELECT count(*) FROM found) AS matches
+FROM found f
+ORDER BY f.created_at DESC, f.request_id DESC
+LIMIT $4;
+
+-- name: many_of_month
+-- The same in order.
 SELECT r.*
-FROM matches r
+FROM requests r
+WHERE merchant_id = $1 AND (created_at, request_id) < ($2, $3) AND created_at <= $2 AND created_at >= $5{scope}{pairs}
 ORDER BY r.created_at DESC, r.request_id DESC
 LIMIT $4;
 

@@ -7,10 +7,19 @@ FROM usage_hourly
 WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
 GROUP BY day;
 
+-- name: by_meter
+-- The same of all customers together.
+SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
+       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
+       sum(charge_nano) AS charge_nano
+FROM usage_by_meter
+WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
+GROUP BY day;
+
 -- name: by_row
 SELECT ((created_at AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
        count(*) AS requests,
-       sum(coalesce((usage->>'input_tokens')::numeric, 0) + coalesce((usage->>'output_tokens')::numeric, 0)) AS tokens,
+       sum(coalesce((usage->>'input_tokens')::bigint, 0) + coalesce((usage->>'output_tokens')::bigint, 0)) AS tokens,
        sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano, sum(charge_nano) AS charge_nano
 FROM requests
 WHERE merchant_id = $1 AND created_at >= $2 AND created_at < $3{scope}{pairs}

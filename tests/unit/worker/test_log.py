@@ -19,6 +19,7 @@ SECRETS = {
     "connection secret": "cons_test_abcDEF123456",
     "meter secret": "ps_live_abcDEF123456",
     "spend key": "lava_sk_0123456789abcdef",
+    "wallet key": "lava_wk_0123456789abcdef",
     "provider key": "sk-proj-abcdefgh-12345678",
     "google key": "AIzaSyA1234567890abcdefghijklmnopqrstu",
     "forward token": b64encode(b'{"secret_key":"aks_live_1234567890","product_secret":"ps"}').decode(),
