@@ -6,6 +6,7 @@ UP_OPTIONS ?= --demo
 # More than the two cores it is meant for: these tests also wait. Faults are about time, and want a core each.
 TEST_WORKERS ?= 3
 FAULTS_WORKERS ?= 2
+E2E_WORKERS ?= 2
 PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := .venv/bin/python -m pytest
 COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
@@ -43,7 +44,7 @@ bench: .venv/.installed-dev ## the cost of the gateway beside nginx and a bare p
 	.venv/bin/python -m loadtests.bench
 
 e2e: .venv/.installed-e2e .venv/.installed-node ## vendors' clients in Python and JavaScript, and a browser (E2E_OPTIONS="-k anthropic" picks)
-	$(E2E)/bin/python -m pytest tests/e2e $(E2E_OPTIONS)
+	$(E2E)/bin/python -m pytest -n $(E2E_WORKERS) --dist loadfile tests/e2e $(E2E_OPTIONS)
 
 faults: .venv/.installed-dev ## tests that take minutes: kills, chaos, fuzz (FAULTS_OPTIONS="--seed 7" replays)
 	$(PYTEST) -n $(FAULTS_WORKERS) --dist loadgroup -m slow --ignore=tests/e2e tests/faults tests $(FAULTS_OPTIONS)

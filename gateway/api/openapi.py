@@ -194,6 +194,8 @@ def _errors(operation: Operation, path: str) -> Json:
     codes = [*EVERYWHERE, *operation.errors]
     if not operation.public:
         codes.append("unauthorized")
+    if "{" in path:  # what cannot be anybody's id
+        codes.append("not_found")
     if operation.body is not Nothing:
         codes.append("body_too_large")
     schema = {"$ref": _REF.format(name="GoogleError" if path.startswith("/v1beta/models") else "Error")}

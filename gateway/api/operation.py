@@ -164,8 +164,12 @@ def encode(answer: Any) -> bytes:
 def convert(given: Mapping[str, Any], into: type[Body], *, text: bool = False) -> Body:
     """`given`, parsed JSON, as the struct. `text`: all values came as text, as in a query. Raise ObolError
     `invalid_request` naming the field."""
-    absent = _not_nullable(into)
-    values = {key: _plain(value, key) for key, value in given.items() if value is not None or key not in absent}
+    known, absent = _known(into), _not_nullable(into)
+    values = {
+        key: _plain(value, key)
+        for key, value in given.items()
+        if key in known and (value is not None or key not in absent)
+    }
     try:
         return msgspec.convert(values, into, strict=not text, dec_hook=_decode_custom)
     except msgspec.ValidationError as error:
@@ -183,6 +187,11 @@ def required(given: msgspec.Struct, *fields: str) -> reading.Named:
     if found is None:
         raise reading.invalid(fields[0], "is required")
     return found
+
+
+@cache
+def _known(into: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(each.encode_name for each in msgspec.structs.fields(into))
 
 
 @cache

@@ -90,6 +90,8 @@ def _place(cursor: str) -> Place:
         if len(cursor) > _CURSOR_MAX_CHARACTERS:
             raise ValueError("too long")
         created_us, _, name = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
+        if not (created_us.isascii() and created_us.isdigit()):  # nothing is older than 1970
+            raise ValueError("no time")
         created_at = _EPOCH + timedelta(microseconds=int(created_us))
     except (ValueError, OverflowError, binascii.Error):
         raise invalid("cursor", "is not one that this API gave out") from None

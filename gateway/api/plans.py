@@ -146,7 +146,8 @@ class PlanRoutes:
             if getattr(body, field) is not None:
                 raise invalid(field, "cannot stand beside markup_percent")
         store, meter_id = self._context.store, new_id(ID_PREFIXES[merchant.mode])
-        tiers = [{"start": 0, "rate": format(percent, "f")}]
+        # Rounded, which changes nothing any more: written out, 0E-999999999 would be a gigabyte.
+        tiers = [{"start": 0, "rate": format(round(percent, PERCENT_PLACES), "f")}]
         definition = from_definition(meter_id, 1, {"rate_type": "percentage", "tiers": tiers}).definition()
         secret_hash = digest(self._context.derived.meter_secret(merchant.mode, meter_id))
         slug = f"payg-{secrets.token_hex(8)}"

@@ -94,7 +94,8 @@ def next_turn(before: Standing, cap_nano: int) -> tuple[NewTurn, Standing]:
     due_at, pending = before.cycle_end_at, before.pending_terms
     if before.pending_type == "cancellation":
         return turned("end", before, before.ended(), due_at, cap_nano)
-    if before.pending_type == "downgrade" and pending is not None:
+    if before.pending_type == "downgrade":
+        assert pending is not None, "a downgrade without the plan it leads to"
         settled = before.without_pending()
         if pending.billing_interval == before.terms.billing_interval:
             # The day of the month stays that of the anchor.
@@ -147,6 +148,6 @@ def through(
 
 
 def read_standing(row: Mapping[str, Any]) -> Standing:
-    """Of a row of the queries subscriptions.standing, due and due_by_clock."""
+    """Of a row of the queries subscriptions.standing and locked."""
     known = {name: value for name, value in row.items() if name in Standing.__struct_fields__}
     return msgspec.convert(known, Standing)

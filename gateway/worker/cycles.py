@@ -56,9 +56,10 @@ class Cycles:
     async def _turn_batch(self, name: str, *arguments: Any) -> int:
         """Return how many subscriptions were moved."""
         async with self._store.transaction() as db:
-            rows = await db.fetch(self._store.sql(f"subscriptions.{name}"), *arguments, SUBSCRIPTIONS_A_BATCH)
-            if not rows:
+            due = await db.fetch(self._store.sql(f"subscriptions.{name}"), *arguments, SUBSCRIPTIONS_A_BATCH)
+            if not due:
                 return 0
+            rows = await db.fetch(self._store.sql("subscriptions.locked"), [each["subscription_id"] for each in due])
             moved = [self._moved(row) for row in rows]
             await subscriptions.save(db, self._store, moved)
         made = [turn for _, turns in moved for turn in turns]

@@ -36,6 +36,7 @@ OPTIONS = (
     "--warnings=off",
     "--suppress-health-check=all",
     "--generation-database=none",
+    f"--seed={os.environ.get('OBOL_FUZZ_SEED', '1')}",
     "--report=json",
 )
 

@@ -215,3 +215,9 @@ async def test_a_markup_is_a_plan_with_a_percentage_meter(api: Api) -> None:
     shown = (await api.call("GET", f"/v1/meters/{meter['meter_id']}")).body
     assert (shown["name"], shown["rate_type"], shown["tiers"][0]["rate"]) == ("Payg", "percentage", "12.5")
     assert shown["base_cost_payer"] == "wallet"
+
+
+@pytest.mark.parametrize("zero", ["0E-4000000000", "-0E-999999999999", "0e-10000000"])
+async def test_a_zero_of_many_places_is_a_zero(api: Api, zero: str) -> None:
+    made = await api.call("POST", "/v1/plans", {"name": "Payg", "markup_percent": zero})
+    assert (made.status, made.body["price"]["markup_amount"]) == (201, "0")

@@ -246,6 +246,28 @@ async def test_a_downgrade_waits_for_the_end_of_the_cycle(market: Shop) -> None:
     assert await market.audit() == ""
 
 
+async def test_a_downgrade_that_commits_while_the_worker_looks_is_not_lost(
+    market: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear, cheap = await market.plan(25), await market.plan(5)
+    _, subscription_id = await market.subscriber("a", dear, can_charge=True)
+    await market.obol.execute("UPDATE subscriptions SET cycle_end_at = now() - interval '1 second'")
+    store = market.obol.store
+    slow = store.sql("subscriptions.due").replace("WHERE ", "WHERE (SELECT pg_sleep(0.6)) IS NOT NULL AND ", 1)
+    sql = store.sql
+    monkeypatch.setattr(store, "sql", lambda name: slow if name == "subscriptions.due" else sql(name))
+    async with store.transaction() as db:
+        await db.execute(
+            "UPDATE subscriptions SET pending_type = 'downgrade', pending_plan_id = $1, pending_at = cycle_end_at",
+            cheap.plan_id,
+        )
+        turning = asyncio.create_task(market.worker().turn_once())
+        await asyncio.sleep(0.3)  # the worker's statement has its snapshot, and no lock yet
+    assert await turning
+    found = await subscription(market, subscription_id)
+    assert (found["plan_id"], found["pending_type"]) == (cheap.plan_id, None)
+
+
 async def test_what_is_changed_before_the_worker_came_is_changed_in_the_cycle_of_now(market: Shop) -> None:
     """Two cycles have ended and nobody has turned them: upgrade, downgrade, bundle and cancellation come first."""
     bundles = (NewBundle("B", NANO, 3 * NANO),)

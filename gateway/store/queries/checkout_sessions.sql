@@ -20,7 +20,7 @@ ORDER BY (secret_hash = $3) DESC, (connection_id = $2) DESC
 LIMIT 1;
 
 -- name: plan
-SELECT plan_id FROM plans WHERE merchant_id = $1 AND plan_id = $2 AND deleted_at IS NULL;
+SELECT plan_id FROM plans WHERE merchant_id = $1 AND plan_id = $2 AND deleted_at IS NULL AND archived_at IS NULL;
 
 -- name: bundle
 SELECT b.credit_bundle_id, b.plan_id FROM credit_bundles b JOIN plans p USING (plan_id)

@@ -34,15 +34,8 @@ WHERE s.connection_id = $1 AND s.status = 'active'
 FOR NO KEY UPDATE OF s;
 
 -- name: due
--- Those whose cycle has ended in real time, which is behind every merchant's.
-SELECT s.subscription_id, s.connection_id, c.merchant_id, c.wallet_id, w.shard, s.status, s.can_charge, s.started_at,
-       coalesce(s.anchor_at, s.started_at) AS anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
-       s.auto_top_up_bundle_id, s.pending_type, s.pending_at, s.cancelled_at, s.ended_at,
-       to_jsonb(p) AS terms, to_jsonb(q) AS pending_terms,
-       now() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
-           * interval '1 microsecond' AS merchant_now
-FROM subscriptions s JOIN connections c USING (connection_id) JOIN wallets w USING (wallet_id)
-JOIN plans p ON p.plan_id = s.plan_id LEFT JOIN plans q ON q.plan_id = s.pending_plan_id
+-- Locks those whose cycle has ended in real time, which is behind every merchant's.
+SELECT s.subscription_id FROM subscriptions s JOIN connections c USING (connection_id)
 WHERE s.status = 'active' AND s.cycle_end_at <= now()
 ORDER BY s.cycle_end_at
 LIMIT $1
@@ -53,18 +46,25 @@ SELECT merchant_id, now() + offset_us * interval '1 microsecond' AS merchant_now
 FROM test_clocks WHERE offset_us > 0 ORDER BY updated_at DESC LIMIT 1000;
 
 -- name: due_by_clock
--- Those of one merchant whose clock is ahead, at $2. A parameter, so that the index by time is used.
-SELECT s.subscription_id, s.connection_id, c.merchant_id, c.wallet_id, w.shard, s.status, s.can_charge, s.started_at,
-       coalesce(s.anchor_at, s.started_at) AS anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
-       s.auto_top_up_bundle_id, s.pending_type, s.pending_at, s.cancelled_at, s.ended_at,
-       to_jsonb(p) AS terms, to_jsonb(q) AS pending_terms,
-       $2::timestamptz AS merchant_now
-FROM subscriptions s JOIN connections c USING (connection_id) JOIN wallets w USING (wallet_id)
-JOIN plans p ON p.plan_id = s.plan_id LEFT JOIN plans q ON q.plan_id = s.pending_plan_id
+-- The same of one merchant whose clock is ahead, at $2. A parameter, so that the index by time is used.
+SELECT s.subscription_id FROM subscriptions s JOIN connections c USING (connection_id)
 WHERE s.merchant_id = $1 AND s.status = 'active' AND s.cycle_end_at <= $2
 ORDER BY s.cycle_end_at
 LIMIT $3
 FOR NO KEY UPDATE OF s, c SKIP LOCKED;
+
+-- name: locked
+-- Where subscriptions stand that this transaction has locked. A statement of its own: one that locks rows sees the plans
+-- that it joins as they were before it waited for the lock.
+SELECT s.subscription_id, s.connection_id, c.merchant_id, c.wallet_id, w.shard, s.status, s.can_charge, s.started_at,
+       coalesce(s.anchor_at, s.started_at) AS anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
+       s.auto_top_up_bundle_id, s.pending_type, s.pending_at, s.cancelled_at, s.ended_at,
+       to_jsonb(p) AS terms, to_jsonb(q) AS pending_terms,
+       now() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
+           * interval '1 microsecond' AS merchant_now
+FROM subscriptions s JOIN connections c USING (connection_id) JOIN wallets w USING (wallet_id)
+JOIN plans p ON p.plan_id = s.plan_id LEFT JOIN plans q ON q.plan_id = s.pending_plan_id
+WHERE s.subscription_id = ANY ($1);
 
 -- name: overdue
 -- How long the cycle that ended first, in real time, has waited for its turn.

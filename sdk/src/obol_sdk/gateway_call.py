@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -82,7 +83,9 @@ def _headers(secret_key: str, options: GatewayOptions) -> dict[str, str]:
     headers = {name.lower(): value for name, value in options.get("headers", {}).items()}
     headers["authorization"] = f"Bearer {token}"
     if "metadata" in options:
-        headers["x-lava-metadata"] = msgspec.json.encode(dict(options["metadata"])).decode()
+        headers["x-lava-metadata"] = json.dumps(
+            dict(options["metadata"]), separators=(",", ":")
+        )  # ASCII, as headers are
     if "idempotency_key" in options:
         headers["idempotency-key"] = options["idempotency_key"]
     return headers

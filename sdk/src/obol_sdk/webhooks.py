@@ -35,13 +35,20 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify(
-    body: bytes, headers: Mapping[str, str], secret: str, *, tolerance_s: int = TOLERANCE_S, now_s: float | None = None
+    body: bytes,
+    headers: Mapping[str, str],
+    secret: str,
+    *,
+    tolerance_s: int = TOLERANCE_S,
+    now_s: float | None = None,
+    untimed: bool = False,
 ) -> Event:
     """The event in `body`, which must be the bytes as they arrived. Raise VerificationError.
 
     `headers` of the request, in any case of letters; `secret` as it was shown when the endpoint was made (`whsec_...`).
     A signature that has a time is asked for first, and is the only kind that tells a message that was recorded and
-    sent again. A style whose header is there must hold: a wrong one is not made good by another.
+    sent again: without one a message is refused, unless `untimed`. A style whose header is there must hold: a wrong one
+    is not made good by another.
     """
     given = {name.lower(): value for name, value in headers.items()}
     now = time.time() if now_s is None else now_s
@@ -49,8 +56,10 @@ def verify(
         _standard(body, given, secret, now, tolerance_s)
     elif given.get("x-lava-signature", "").startswith("t="):
         _timestamped(body, given["x-lava-signature"], secret, now, tolerance_s)
-    else:
+    elif untimed:
         _plain(body, given, secret)
+    else:
+        raise VerificationError("the message has no signature with a time; untimed=True accepts one without")
     try:
         return msgspec.json.decode(body, type=Event)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

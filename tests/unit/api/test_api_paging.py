@@ -43,3 +43,10 @@ def test_limits_out_of_range(limit: str) -> None:
     with pytest.raises(ObolError) as refused:
         paging.window({"limit": limit})
     assert refused.value.param == "limit"
+
+
+@pytest.mark.parametrize("moment", [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)])
+def test_nothing_is_older_than_1970(moment: datetime) -> None:
+    with pytest.raises(ObolError) as refused:
+        paging.window({"cursor": paging._cursor(paging.Place(moment, "a"))})
+    assert refused.value.param == "cursor"

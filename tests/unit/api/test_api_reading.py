@@ -108,3 +108,10 @@ def test_the_fingerprint_is_of_the_meaning() -> None:
         for extra in ({"output_tokens": "1"}, {"input_seconds": "0.000001"}, {"model": '"m"'}, {"provider": '"m"'})
     ]
     assert len({plain.fingerprint("c", "m"), *others}) == 7
+
+
+@pytest.mark.parametrize("each", [b"0", b"[]", b"1.5", b'{"a":0}'])
+def test_a_body_of_very_many_values_is_refused_before_it_is_read(each: bytes) -> None:
+    body = b'{"y":[' + b",".join([each] * 20_000) + b"]}"
+    with pytest.raises(ObolError, match="more than 10000 values"):
+        reading.parse(body)

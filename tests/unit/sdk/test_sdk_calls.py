@@ -237,7 +237,7 @@ def test_a_call_through_the_gateway() -> None:
         headers={"Authorization": "ignored", "X-Own": "1"},
         customer_id="con_1",
         meter_slug="chat",
-        metadata={"feature": "chat"},
+        metadata={"feature": "Über"},
     )
     assert (answer.json(), answer.headers["x-lava-request-id"]) == ({"answer": 1}, "req_1")
     (asked,) = server.asked
@@ -245,7 +245,7 @@ def test_a_call_through_the_gateway() -> None:
     assert unquote(query) == "u=https://api.openai.com/v1/chat/completions?x=1&y=2"
     assert "&" not in query
     assert token_of(asked) == {"secret_key": KEY, "customer_id": "con_1", "meter_slug": "chat"}
-    assert (asked.headers["x-own"], asked.headers["x-lava-metadata"]) == ("1", '{"feature":"chat"}')
+    assert (asked.headers["x-own"], asked.headers["x-lava-metadata"]) == ("1", '{"feature":"\\u00dcber"}')
     server.client().gateway("https://api.anthropic.com/v1/messages", dialect="openai", content=b"{}")
     assert str(server.asked[1].url) == "http://obol.test/v1/rewrite/openai/https://api.anthropic.com/v1/messages"
 

@@ -35,7 +35,8 @@ STYLES = [
 
 
 def verify(headers: dict[str, str], body: bytes = BODY, secret: str = SECRET, now_s: int = NOW) -> webhooks.Event:
-    return webhooks.verify(body, headers, secret, now_s=now_s)
+    timed = {"webhook-signature", "t="} & {*map(str.lower, headers), *(each[:2] for each in headers.values())}
+    return webhooks.verify(body, headers, secret, now_s=now_s, untimed=not timed)
 
 
 @pytest.mark.parametrize("headers", STYLES, ids=["all", "plain", "lava", "timestamped", "standard"])
@@ -54,6 +55,13 @@ def test_an_old_message_is_refused(headers: dict[str, str]) -> None:
     for now_s in (NOW + webhooks.TOLERANCE_S + 1, NOW - webhooks.TOLERANCE_S - 1):
         with pytest.raises(webhooks.VerificationError, match="clock"):
             verify(headers, now_s=now_s)
+
+
+def test_an_old_message_is_not_made_new_by_leaving_its_time_out() -> None:
+    bare = only(signed("default"), "x-webhook-signature", "x-lava-signature")
+    with pytest.raises(webhooks.VerificationError, match="untimed=True"):
+        webhooks.verify(BODY, bare, SECRET, now_s=NOW + 10**6)
+    assert webhooks.verify(BODY, bare, SECRET, untimed=True).id == "evt_1"
 
 
 @pytest.mark.parametrize("style", ["default", "timestamped"])
