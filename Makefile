@@ -9,10 +9,10 @@ FAULTS_WORKERS ?= 2
 E2E_WORKERS ?= 2
 PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := .venv/bin/python -m pytest
+UV_INSTALL := .venv/bin/uv pip install --quiet --require-hashes
 COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 E2E := .venv/e2e
-UV_INSTALL := .venv/bin/uv pip install --quiet --python $(E2E)/bin/python
 JAVASCRIPT := tests/e2e/javascript
 
 .DELETE_ON_ERROR:
@@ -26,7 +26,7 @@ run: .venv/.installed ## run everything on this machine with a demo merchant and
 	.venv/bin/obol up $(UP_OPTIONS)
 
 test: .venv/.installed-dev ## all quick tests
-	$(PYTEST) -n $(TEST_WORKERS) -m "not slow" --ignore=tests/e2e --ignore=tests/faults tests
+	$(PYTEST) -n $(TEST_WORKERS) --dist worksteal -m "not slow" --ignore=tests/e2e --ignore=tests/faults tests
 
 check: lint ## format, lint, types, import rule, documents
 	$(PYTEST) -q tests/unit/test_imports.py tests/unit/test_docs.py
@@ -72,8 +72,11 @@ clean: ## remove what the commands made, but not .obol (the data of `make run`)
 	$(PIP_INSTALL) --require-hashes -r requirements.txt
 	@touch $@
 
+# By uv, in a tenth of the time of pip; by pip where uv finds no index, as it does not read pip's settings.
 .venv/.installed-dev: requirements-dev.txt .venv/.python
-	$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > .venv/uv.txt
+	@$(PIP_INSTALL) --require-hashes -r .venv/uv.txt
+	$(UV_INSTALL) --python .venv/bin/python -r requirements-dev.txt || $(PIP_INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
 
 # An environment of its own, because these clients bring as many packages as the rest together; the package itself is found as in .venv.
@@ -81,7 +84,7 @@ clean: ## remove what the commands made, but not .obol (the data of `make run`)
 	@.venv/bin/python -m venv --without-pip --clear $(E2E)
 	@cp $$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/obol_checkout.pth \
 	  $$($(E2E)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-	@$(UV_INSTALL) --require-hashes -r requirements-e2e.txt || \
+	@$(UV_INSTALL) --python $(E2E)/bin/python -r requirements-e2e.txt || \
 	{ echo "make e2e: the clients of requirements-e2e.txt could not be installed; the first time needs the package index" >&2; exit 1; }
 	@touch $@
 

@@ -7,12 +7,12 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,7 +24,7 @@ from gateway.api import routes as api_routes
 from gateway.api.context import ApiContext
 from gateway.background import Background
 from gateway.billing.catalogue import Catalogue
-from gateway.billing.continuity import Continuity
+from gateway.billing.continuity import Continuity, guarded
 from gateway.billing.pricing import Pricing
 from gateway.billing.principals import Principals
 from gateway.billing.settled_before import SettledBefore
@@ -33,11 +33,11 @@ from gateway.billing.spend_keys import SpendCounters
 from gateway.counting import Counter
 from gateway.drain import StopSignals, drain
 from gateway.errors import ConfigurationError, ObolError
-from gateway.ledger import scripts
 from gateway.ledger.bound import JournalBound
 from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
 from gateway.ledger.journal import Journal
+from gateway.ledger.kept import Kept
 from gateway.ledger.keys import Keys
 from gateway.ledger.recovery import Recovery
 from gateway.ledger.row import RequestIds
@@ -73,6 +73,7 @@ LISTEN_BACKLOG = 4_096
 CLEANUP_TIMEOUT_S = 1.0
 """For aiohttp's own end, which finds nothing under way unless this process has failed. (To it 0 means for ever.)"""
 FORWARD_PREFIXES = ("/v1/forward", "/forward")
+_Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 def serve(
@@ -164,107 +165,160 @@ def application(context: ApiContext, probes: Probes) -> web.Application:
     return app
 
 
+class _Engines(NamedTuple):
+    """PostgreSQL and Redis, and what is made of them alone."""
+
+    store: Store
+    ledger: Connection
+    keys: Keys
+    journal: Journal
+    kept: Kept
+    bound: JournalBound
+    wallets: Wallets
+    spend_counters: SpendCounters
+
+
 @asynccontextmanager
 async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext, Probes]]:
     """All parts, connected, and closed again in the opposite order."""
     async with _configuration_error_bare(), AsyncExitStack() as stack:
-        background, metrics, keys = Background(), Metrics(), Keys()
+        metrics, keys, sealed = Metrics(), Keys(), Sealed(settings.master_key)
         store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
         stack.push_async_callback(store.close)
-        continuity = Continuity(store, keys, shards=settings.ledger_shards, lost=metrics.lost_entries.inc)
-        ledger = Connection(
-            settings.redis_url,
-            scripts.load(),
-            timeout_ms=settings.redis_timeout_ms,
-            pending_max=settings.redis_pending_commands_max,
-            on_new_server=lambda run_id: continuity.accept(ledger, run_id),
-        )
-        loops = await stack.enter_async_context(asyncio.TaskGroup())
-        stack.callback(lambda: [task.cancel() for task in running])
-        running = [loops.create_task(ledger.run())]
-        await _engines_ready(ledger, continuity)
-        await refuse_fewer_shards(store, settings.ledger_shards)
-        journal, kept = Journal(ledger, keys), kept_settles(settings, ledger, metrics)
-        bound = JournalBound(journal, shards=settings.ledger_shards, entries_max=settings.journal_entries_max)
-        wallets = Wallets(
-            ledger,
-            keys,
-            record_ttl_s=settings.settled_record_ttl_s,
-            report_ttl_s=settings.report_record_ttl_s,
-            kept=kept,
-            recorded=SettledBefore(store, journal),
-        )
-        changes, sealed = Changes(ledger, keys), Sealed(settings.master_key)
-        principals = Principals(
-            store,
-            changes.announce,
-            entries_max=settings.principal_cache_entries,
-            ttl_s=settings.principal_cache_ttl_s,
-            sealed=sealed,
-        )
-        spend_counters = SpendCounters(store, wallets, journal, Recovery(ledger, keys), keys)
-        running.append(loops.create_task(changes.listen(principals.cache.forget, principals.cache.hearing)))
-        counter = Counter(max_text_bytes=settings.max_counted_text_bytes)
-        stack.callback(counter.close)
-        await counter.load("o200k_base")
-        table = providers.load()
-        fail = failpoints.of_settings(settings.fail_point_file, settings.data_dir)
-        keys_here = providers.managed_keys(table, settings.provider_keys)
-        catalogue = Catalogue(table, providers.callable_names(table, keys_here, settings.upstream_map))
-        upstream = _upstream(settings, fail)
-        stack.push_async_callback(upstream.close)
-        parts = Parts(
-            settings=settings,
-            providers=table,
-            principals=principals,
-            pricing=await _pricing(settings, store),
-            catalogue=catalogue,
-            ledger=ledger,
-            wallets=wallets,
-            kept=kept,
-            spend_counters=spend_counters,
-            upstream=upstream,
-            counter=counter,
-            metrics=metrics,
-            background=background,
-            routes={},
-            request_ids=RequestIds(),
-            timeouts=_timeouts(settings),
-            managed_keys=keys_here,
-            live=set(),
-            limits=CallLimits(settings),
-            fail=fail,
-            journals=bound,
-            origins={origin: _mapped(origin, to) for origin, to in settings.upstream_map.items()},
-        )
-        running += [
-            loops.create_task(_keep_prices(parts, store)),
-            loops.create_task(keep_holds(parts)),
-            loops.create_task(bound.run()),
-            loops.create_task(kept.run(wallets.resend)),
-            loops.create_task(upstream.run()),
-        ]
-        ledger.before_ready(partial(kept.resend, wallets.resend))
-        ledger.before_ready(partial(hold_again, parts))
-        context = ApiContext(
-            store,
-            wallets,
-            journal,
-            principals,
-            settings,
-            Derived(settings.master_key),
-            bound,
-            offers=lambda: catalogue.offers(parts.pricing.book),
-            spend_counters=spend_counters,
-            sealed=sealed,
-            provider_names=tuple(row.name for row in table),
-            webhook_addresses=partial(webhook_resolver(settings).addresses, policy="own"),
-        )
-        probes = Probes(parts, ledger, journal, keys, store)
-        running.append(loops.create_task(probes.run()))
+        run = await stack.enter_async_context(_loops())
+        ledger = await _ready_ledger(settings, store, metrics, run)
+        engines = _engines(settings, store, ledger, keys, metrics)
+        changes = Changes(ledger, keys)
+        principals = _principals(settings, store, changes, sealed)
+        run(changes.listen(principals.cache.forget, principals.cache.hearing))
+        parts = await _parts(settings, engines, principals, metrics, stack)
+        _run_loops(parts, engines, run)
+        context = _context(parts, engines, sealed)
+        probes = Probes(parts, ledger, engines.journal, keys, store)
+        run(probes.run())
         stack.push_async_callback(ledger.close)
         stack.callback(metrics.flush)
         yield parts, context, probes
+
+
+@asynccontextmanager
+async def _loops() -> AsyncIterator[_Run]:
+    """Runs what it is given beside the caller, until the end of the block. One that fails ends the block."""
+    async with asyncio.TaskGroup() as group:
+        running: list[asyncio.Task[None]] = []
+        try:
+            yield lambda loop: running.append(group.create_task(loop))
+        finally:
+            for task in running:
+                task.cancel()
+
+
+async def _ready_ledger(settings: Settings, store: Store, metrics: Metrics, run: _Run) -> Connection:
+    """A connection to a Redis that may be used, of an installation that this process fits."""
+    ledger, continuity = guarded(settings, store, metrics.lost_entries.inc)
+    run(ledger.run())
+    await _engines_ready(ledger, continuity)
+    await refuse_fewer_shards(store, settings.ledger_shards)
+    return ledger
+
+
+def _engines(settings: Settings, store: Store, ledger: Connection, keys: Keys, metrics: Metrics) -> _Engines:
+    journal, kept = Journal(ledger, keys), kept_settles(settings, ledger, metrics)
+    wallets = Wallets(
+        ledger,
+        keys,
+        record_ttl_s=settings.settled_record_ttl_s,
+        report_ttl_s=settings.report_record_ttl_s,
+        kept=kept,
+        recorded=SettledBefore(store, journal),
+    )
+    return _Engines(
+        store,
+        ledger,
+        keys,
+        journal,
+        kept,
+        JournalBound(journal, shards=settings.ledger_shards, entries_max=settings.journal_entries_max),
+        wallets,
+        SpendCounters(store, journal, Recovery(ledger, keys)),
+    )
+
+
+def _principals(settings: Settings, store: Store, changes: Changes, sealed: Sealed) -> Principals:
+    return Principals(
+        store,
+        changes.announce,
+        entries_max=settings.principal_cache_entries,
+        ttl_s=settings.principal_cache_ttl_s,
+        sealed=sealed,
+    )
+
+
+async def _parts(
+    settings: Settings, engines: _Engines, principals: Principals, metrics: Metrics, stack: AsyncExitStack
+) -> Parts:
+    """What the gateway path works with. `stack` closes what has to be closed."""
+    counter = Counter(max_text_bytes=settings.max_counted_text_bytes)
+    stack.callback(counter.close)
+    await counter.load("o200k_base")
+    table = providers.load()
+    managed_keys = providers.managed_keys(table, settings.provider_keys)
+    fail = failpoints.of_settings(settings.fail_point_file, settings.data_dir)
+    upstream = _upstream(settings, fail)
+    stack.push_async_callback(upstream.close)
+    return Parts(
+        settings=settings,
+        providers=table,
+        principals=principals,
+        pricing=await _pricing(settings, engines.store),
+        catalogue=Catalogue(table, providers.callable_names(table, managed_keys, settings.upstream_map)),
+        ledger=engines.ledger,
+        wallets=engines.wallets,
+        kept=engines.kept,
+        spend_counters=engines.spend_counters,
+        upstream=upstream,
+        counter=counter,
+        metrics=metrics,
+        background=Background(),
+        routes={},
+        request_ids=RequestIds(),
+        timeouts=_timeouts(settings),
+        managed_keys=managed_keys,
+        live=set(),
+        limits=CallLimits(settings),
+        fail=fail,
+        journals=engines.bound,
+        origins={origin: _mapped(origin, to) for origin, to in settings.upstream_map.items()},
+    )
+
+
+def _run_loops(parts: Parts, engines: _Engines, run: _Run) -> None:
+    run(_keep_prices(parts, engines.store))
+    run(keep_holds(parts))
+    run(engines.bound.run())
+    run(engines.kept.run(engines.wallets.resend))
+    run(parts.upstream.run())
+    engines.ledger.before_ready(partial(engines.kept.resend, engines.wallets.resend))
+    engines.ledger.before_ready(partial(hold_again, parts))
+
+
+def _context(parts: Parts, engines: _Engines, sealed: Sealed) -> ApiContext:
+    settings = parts.settings
+    return ApiContext(
+        engines.store,
+        engines.wallets,
+        engines.journal,
+        parts.principals,
+        settings,
+        Derived(settings.master_key),
+        engines.bound,
+        offers=lambda: parts.catalogue.offers(parts.pricing.book),
+        book=lambda: parts.pricing.book,
+        spend_counters=engines.spend_counters,
+        sealed=sealed,
+        provider_names=tuple(row.name for row in parts.providers),
+        webhook_addresses=partial(webhook_resolver(settings).addresses, policy="own"),
+    )
 
 
 @asynccontextmanager

@@ -1,9 +1,10 @@
 """`obol audit`: compares the live wallets with the durable record, and stored charges with what they should be.
 
 Checks I1 (ledger = wallet row = Redis, held = open holds, entries without gaps), I6 (Redis = PostgreSQL, tier counters
-too), I7 (a charge follows from stored usage, price version and meter version) and I9 (the turn of a cycle adds its
-credit and lets expire what was left, once). It may run beside traffic: Redis is read first, with each wallet's sequence
-number, and compared with the ledger up to that number once it has been flushed.
+and overage limits too), I7 (a charge follows from stored usage, price version and meter version) and I9 (the turn of a
+cycle adds its credit and lets expire what was left, once; none is missing, and none is owed for long). It may run
+beside traffic: Redis is read first, with each wallet's sequence number, and compared with the ledger up to that number
+once it has been flushed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ CHARGES_BY_DEFAULT = 10_000
 CHARGES_A_BATCH = 1_000
 HOLDS_A_PAGE = 1_000
 FLUSH_WAIT_S = 10.0
+TURN_OWED_S = 3_600
+"""Turns are applied in seconds once Redis and the worker are there."""
 HELD_ATTEMPTS = 5
 PRICE_BOOKS_KEPT_MAX = 32
 _ENGINE_WAIT_S = 5.0
@@ -281,6 +284,9 @@ def live_differences(row: asyncpg.Record, live: Balance | None) -> Iterator[Diff
                 row[f"at_{pot}"],
                 getattr(live, f"{pot}_nano"),
             )
+    # Of a wallet at rest: a turn, which may change the limit, is an entry.
+    if row["limit_nano"] is not None and live.seq == row["last_seq"] and live.limit_nano != row["limit_nano"]:
+        yield "overage limit in Redis, by its connection", row["limit_nano"], live.limit_nano
 
 
 async def check_tables(store: Store, report: Report) -> None:
@@ -292,6 +298,7 @@ async def check_tables(store: Store, report: Report) -> None:
         meter_hours = await connection.fetch(store.sql("audit.meter_hours"), timeout=_STATEMENT_TIMEOUT_S)
         turns = await connection.fetch(store.sql("audit.turns"), timeout=_STATEMENT_TIMEOUT_S)
         turned = await connection.fetch(store.sql("audit.turned"), timeout=_STATEMENT_TIMEOUT_S)
+        overdue = await connection.fetch(store.sql("audit.overdue"), TURN_OWED_S, timeout=_STATEMENT_TIMEOUT_S)
     for name, title in (
         ("entries", "ledger entries"),
         ("requests", "requests"),
@@ -303,7 +310,12 @@ async def check_tables(store: Store, report: Report) -> None:
         what = f"turn {row['turn_id']}: cycle, bundle, prepaid, overage moved, and how often"
         report.differ(row["wallet_id"], [(what, row["expected"], row["found"])])
     for row in turned:
-        report.differ(row["subscription_id"], [("turns, by its row", row["turns"], row["found"])])
+        found = f"{row['turns']} from number {row['first']} to {row['last']}"
+        report.differ(row["subscription_id"], [("turns, by its row", f"up to number {row['number']}", found)])
+    for row in overdue:
+        report.differ(
+            row["wallet_id"], [(f"turn {row['turn_id']}", "applied", f"owed since {row['created_at']:%FT%TZ}")]
+        )
     if counts["indexed"] != counts["requests"]:
         report.differ("requests", [("rows, by request_index", counts["indexed"], counts["requests"])])
     if counts["rejects"]:

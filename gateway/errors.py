@@ -60,6 +60,7 @@ KINDS: dict[str, Kind] = {
     "plan_not_found": _MISSING,
     "credit_bundle_not_found": _MISSING,
     "subscription_not_found": _MISSING,
+    "payment_method_not_found": _MISSING,
     "webhook_not_found": _MISSING,
     "webhook_delivery_not_found": _MISSING,
     "request_timeout": Kind(408, "timeout_error", "timeout_error", "DEADLINE_EXCEEDED"),

@@ -74,13 +74,27 @@ class Metrics:
         self._pending: list[Tally | Distribution] = []
         self._of_model: dict[tuple[str, str], ModelMetrics] = {}
         self._outcomes: dict[tuple[str, str, int, str], tuple[Tally, Tally]] = {}
-        self.registry = r = CollectorRegistry()
-        self._requests = Counter("obol_requests", "Gateway calls.", ("provider", "model", "status"), registry=r)
-        self._endings = Counter("obol_endings", "How calls ended.", ("ending",), registry=r)
-        self.refusals = Counter(
-            "obol_refusals", "Calls and requests refused before the provider.", ("code",), registry=r
-        )
-        self.limits = Counter("obol_limits_reached", "Limits reached, by setting.", ("limit",), registry=r)
+        self.registry = CollectorRegistry()
+        counter, gauge = self._counter, self._gauge
+
+        # Calls
+        self._requests = counter("obol_requests", "Gateway calls.", "provider", "model", "status")
+        self._endings = counter("obol_endings", "How calls ended.", "ending")
+        self.refusals = counter("obol_refusals", "Calls and requests refused before the provider.", "code")
+        self.limits = counter("obol_limits_reached", "Limits reached, by setting.", "limit")
+        self.active = gauge("obol_calls_active", "Calls under way.")
+        self.connections = gauge("obol_upstream_connections", "Connections to providers.")
+        self.realtime_sessions = gauge("obol_realtime_sessions", "Realtime sessions under way.")
+        self.draining = gauge("obol_draining", "Gateways that end their calls and take on no new ones.")
+        drained = "Requests of gateways told to stop, by how they ended."
+        self.drain_requests = counter("obol_drain_requests", drained, "outcome")
+        hops = "Providers that calls with fallbacks were sent to."
+        self.hops = counter("obol_fallback_hops", hops, "hop", "outcome")
+        translated = "Answers in another dialect than the client's."
+        self.translations = counter("obol_translations", translated, "client", "provider", "outcome")
+        self.cache = counter("obol_principal_cache", "Look-ups of credentials.", "result")
+
+        # Time
         self.gateway_latency = self._distribution(
             "obol_gateway_latency_seconds",
             "Time from the request's head to its dispatch upstream: what the gateway adds before the provider.",
@@ -88,78 +102,36 @@ class Metrics:
         self.settle_latency = self._distribution(
             "obol_settle_latency_seconds", "From the last byte to the settle's acknowledgement."
         )
-        self._first_byte = Histogram(
-            "obol_provider_first_byte_seconds",
-            "From dispatch to the head of the provider's answer.",
-            ("provider",),
-            buckets=_SLOW,
-            registry=r,
+        self._first_byte = self._of_provider(
+            "obol_provider_first_byte_seconds", "From dispatch to the head of the provider's answer."
         )
-        self._provider_time = Histogram(
-            "obol_provider_duration_seconds",
-            "From dispatch to the end of the provider's answer.",
-            ("provider",),
-            buckets=_SLOW,
-            registry=r,
-        )
-        self._tokens = Counter("obol_tokens", "Tokens metered.", ("provider", "model", "kind"), registry=r)
-        money = Counter("obol_money_nanodollars", "Money by kind.", ("kind",), registry=r)
-        self.cost, self.charge = self._tally(money.labels("cost")), self._tally(money.labels("charge"))
-        self.estimated = Counter("obol_estimated", "Calls whose usage was counted here.", ("provider",), registry=r)
-        self.unpriced = Counter("obol_unpriced", "Calls with a part that has no price.", ("provider",), registry=r)
-        self.active = Gauge("obol_calls_active", "Calls under way.", multiprocess_mode="livesum", registry=r)
-        self.connections = Gauge(
-            "obol_upstream_connections", "Connections to providers.", multiprocess_mode="livesum", registry=r
-        )
-        self.realtime_sessions = Gauge(
-            "obol_realtime_sessions", "Realtime sessions under way.", multiprocess_mode="livesum", registry=r
-        )
-        self.settles_waiting = Gauge(
-            "obol_settles_waiting", "Settles not yet acknowledged by Redis.", multiprocess_mode="livesum", registry=r
-        )
-        self.draining = Gauge(
-            "obol_draining",
-            "Gateways that end their calls and take on no new ones.",
-            multiprocess_mode="livesum",
-            registry=r,
-        )
-        self.drain_requests = Counter(
-            "obol_drain_requests", "Requests of gateways told to stop, by how they ended.", ("outcome",), registry=r
-        )
-        self.hops = Counter(
-            "obol_fallback_hops", "Providers that calls with fallbacks were sent to.", ("hop", "outcome"), registry=r
-        )
-        self.translations = Counter(
-            "obol_translations",
-            "Answers in another dialect than the client's.",
-            ("client", "provider", "outcome"),
-            registry=r,
-        )
-        self.cache = Counter("obol_principal_cache", "Look-ups of credentials.", ("result",), registry=r)
-        self.duplicate_settles = Counter("obol_settles_duplicate", "Settles that Redis had already.", registry=r)
-        self.lost_settles = Counter(
-            "obol_settles_lost", "Settles whose hold was unknown: spending that could not be debited.", registry=r
-        )
-        self.hold_extensions = Counter("obol_hold_extensions", "Larger holds for streams.", ("result",), registry=r)
-        self.holds_again = Counter("obol_holds_again", "Holds of live calls that Redis had lost.", registry=r)
-        self.holds_lost = Counter("obol_holds_lost", "Calls debited though Redis had lost their hold.", registry=r)
-        self.settles_kept = Gauge(
-            "obol_settles_kept", "Settles kept past their acknowledgement.", multiprocess_mode="livesum", registry=r
-        )
-        self.settles_kept_bytes = Gauge(
-            "obol_settles_kept_bytes", "Memory that they take, roughly.", multiprocess_mode="livesum", registry=r
-        )
-        self.settles_kept_dropped = Counter("obol_settles_kept_dropped", "Kept settles dropped early.", registry=r)
-        self.settles_resent = Counter(
-            "obol_settles_resent", "Settles sent again on a new connection.", ("outcome",), registry=r
-        )
-        self.replica_shortfalls = Counter(
-            "obol_replica_shortfalls", "Times that too few replicas had confirmed in time.", registry=r
+        self._provider_time = self._of_provider(
+            "obol_provider_duration_seconds", "From dispatch to the end of the provider's answer."
         )
 
-        self.lost_entries = Counter(
-            "obol_ledger_lost_entries", "Recorded journal entries that Redis was found to have lost.", registry=r
-        )
+        # Usage and money
+        self._tokens = counter("obol_tokens", "Tokens metered.", "provider", "model", "kind")
+        money = counter("obol_money_nanodollars", "Money by kind.", "kind")
+        self.cost, self.charge = self._tally(money.labels("cost")), self._tally(money.labels("charge"))
+        self.estimated = counter("obol_estimated", "Calls whose usage was counted here.", "provider")
+        self.unpriced = counter("obol_unpriced", "Calls with a part that has no price.", "provider")
+
+        # The ledger, and one that lost something
+        self.settles_waiting = gauge("obol_settles_waiting", "Settles not yet acknowledged by Redis.")
+        self.duplicate_settles = counter("obol_settles_duplicate", "Settles that Redis had already.")
+        unknown = "Settles whose hold was unknown: spending that could not be debited."
+        self.lost_settles = counter("obol_settles_lost", unknown)
+        self.hold_extensions = counter("obol_hold_extensions", "Larger holds for streams.", "result")
+        self.holds_again = counter("obol_holds_again", "Holds of live calls that Redis had lost.")
+        self.holds_lost = counter("obol_holds_lost", "Calls debited though Redis had lost their hold.")
+        self.settles_kept = gauge("obol_settles_kept", "Settles kept past their acknowledgement.")
+        self.settles_kept_bytes = gauge("obol_settles_kept_bytes", "Memory that they take, roughly.")
+        self.settles_kept_dropped = counter("obol_settles_kept_dropped", "Kept settles dropped early.")
+        self.settles_resent = counter("obol_settles_resent", "Settles sent again on a new connection.", "outcome")
+        short = "Times that too few replicas had confirmed in time."
+        self.replica_shortfalls = counter("obol_replica_shortfalls", short)
+        lost = "Recorded journal entries that Redis was found to have lost."
+        self.lost_entries = counter("obol_ledger_lost_entries", lost)
 
     def limit_reached(self, limit: str | None) -> None:
         """Count what `ObolError.limit` names, if it names one."""
@@ -194,6 +166,16 @@ class Metrics:
             self._outcomes[provider, model, status, ending] = found
         found[0].inc()
         found[1].inc()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        """Summed over the processes that live."""
+        return Gauge(name, text, multiprocess_mode="livesum", registry=self.registry)
+
+    def _of_provider(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, ("provider",), buckets=_SLOW, registry=self.registry)
 
     def _tally(self, metric: Counter) -> Tally:
         self._pending.append(tally := Tally(metric))

@@ -125,22 +125,31 @@ def cases(now: datetime) -> list[Case]:
         place = paging.Place(now - timedelta(days=rng.uniform(30, 330)), "x")
         return str(paging.page([place, place], paging.Window(place, 1), lambda at: at, str).next_cursor)
 
+    every = pair("env", lambda _: "production")
     common = pair("team", lambda rng: f"team-{rng.randrange(10)}")
     uncommon = pair("feature", lambda rng: f"f-{rng.randrange(100)}")
     rare = pair("trace", lambda rng: f"trace-{rng.randrange(1_000_000)}")
     none = pair("trace", lambda rng: f"none-{rng.randrange(1_000_000)}")
     old = pair("release", lambda rng: (now - timedelta(days=30 * rng.randrange(4, 12))).strftime("%Y-%m"))
+
+    def both(rng: random.Random) -> str:
+        return json.dumps(json.loads(common(rng)) + json.loads(uncommon(rng)))
+
     filters: list[tuple[str, dict[str, Any]]] = [
         ("no filter", {}),
         ("customer", {"customer_id": customer}),
         ("meter", {"meter_id": meter}),
         ("customer and meter", {"customer_id": customer, "meter_id": meter}),
+        ("metadata, every row", {"metadata_filters": every}),
         ("metadata, 1 in 10", {"metadata_filters": common}),
         ("metadata, 1 in 100", {"metadata_filters": uncommon}),
         ("metadata, one row", {"metadata_filters": rare}),
         ("metadata, no row", {"metadata_filters": none}),
         ("metadata, old month only", {"metadata_filters": old}),
+        ("metadata, 1 in 10 and 1 in 100", {"metadata_filters": both}),
+        ("customer, metadata 1 in 10", {"customer_id": customer, "metadata_filters": common}),
         ("customer, metadata 1 in 100", {"customer_id": customer, "metadata_filters": uncommon}),
+        ("meter, metadata 1 in 10", {"meter_id": meter, "metadata_filters": common}),
         ("meter, metadata one row", {"meter_id": meter, "metadata_filters": rare}),
     ]
     lists = [Case(f"list: {name}", listing(**fields)) for name, fields in filters]

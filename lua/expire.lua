@@ -40,7 +40,7 @@ if KEYS[8] then
   key = spend.read(KEYS[8], hold[9])
   spent = hold[8] == '' and amount or tonumber(hold[8])
   spend.add(key, spent, 1)
-  spend.give_back(key, tonumber(hold[1]))
+  spend.give_back(key, KEYS[2], tonumber(hold[1]))
 end
 wallet.check(w)  -- all that can fail comes before the first write, and that is the journal's
 local n = journal.append(KEYS[5], KEYS[6], {

@@ -15,7 +15,8 @@
 --          {'gone'}                             the hold has ended
 -- include: wallet, spend
 
-local before = redis.call('HGET', KEYS[2], 'a')
+local hold = redis.call('HMGET', KEYS[2], 'a', 'kc')
+local before = hold[1]
 if not before then return { 'gone' } end
 
 redis.call('ZADD', KEYS[3], ARGV[2], KEYS[2])
@@ -25,6 +26,18 @@ if ARGV[3] ~= '' then
 end
 
 local more = tonumber(ARGV[1]) - tonumber(before)
+local open = KEYS[4] and redis.call('HGET', KEYS[4], 'open')
+local missed = open and open ~= hold[2]  -- made again while the counters were not open, and not found by who opened them
+local spend, key
+if missed or (open and more > 0) then
+  spend = spending()
+  key = spend.read(KEYS[4], ARGV[10])
+end
+if missed then
+  spend.reserve(key, tonumber(before))
+  spend.write(KEYS[4], key)
+  redis.call('HSET', KEYS[2], 'kc', open)
+end
 if more <= 0 then return { 'extended', before } end
 local w = wallet.read(KEYS[1])
 if not w then return { 'unknown' } end
@@ -34,15 +47,11 @@ if available and more > available then
   return { 'refused', why, wallet.exact(available), before }
 end
 local held = wallet.exact(w.held + more)
-if KEYS[4] then
-  local spend = spending()
-  local key = spend.read(KEYS[4], ARGV[10])
-  if key.open then
-    local left = spend.left(key, ARGV[8], ARGV[9])
-    if left and more > left then return { 'refused', 'key', wallet.exact(left), before } end
-    key.held = key.held + more
-    spend.write(KEYS[4], key)
-  end
+if key then
+  local left = spend.left(key, ARGV[8], ARGV[9])
+  if left and more > left then return { 'refused', 'key', wallet.exact(left), before } end
+  key.held = key.held + more
+  spend.write(KEYS[4], key)
 end
 redis.call('HSET', KEYS[1], 'held', held)
 redis.call('HSET', KEYS[2], 'a', ARGV[1])

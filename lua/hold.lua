@@ -84,11 +84,10 @@ redis.call('HSET', KEYS[1], 'held', held, 'calls', w.calls + 1)
 redis.call('HSET', KEYS[2], 'w', KEYS[1], 'a', ARGV[1], 'd', ARGV[4])
 redis.call('ZADD', KEYS[3], ARGV[3], KEYS[2])
 if key then
-  redis.call('HSET', KEYS[2], 'k', ARGV[8], 'kp', ARGV[16], 'kd', ARGV[9])
+  redis.call('HSET', KEYS[2], 'k', ARGV[8], 'kp', ARGV[16], 'kd', ARGV[9], 'kc', key.open or '')
   if key.open then
-    key.held, key.calls = key.held + amount, key.calls + 1
-    spend.write(KEYS[5], key)
-    redis.call('HSET', KEYS[5], 'used', ARGV[2])
+    spend.reserve(key, amount)
+    spend.write(KEYS[5], key, 'used', ARGV[2])
     if key_full then redis.call('HSET', KEYS[5], 'bucket', key_full) end
   end
 end

@@ -20,7 +20,7 @@ if KEYS[5] then
   local spend = spending()
   local key = spend.read(KEYS[5], '0 0 0')
   if key.open then
-    spend.give_back(key, tonumber(held))
+    spend.give_back(key, KEYS[2], tonumber(held))
     spend.write(KEYS[5], key)
   end
 end

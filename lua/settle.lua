@@ -55,7 +55,7 @@ if KEYS[8] then
   local before = requests == 0 and tonumber(record[7] or ARGV[13] == '' and record[2] or '0') or 0
   spent = math.max(0, (ARGV[13] == '' and amount or tonumber(ARGV[13])) - before)
   spend.add(key, spent, requests)
-  if held then spend.give_back(key, tonumber(held)) end
+  if held then spend.give_back(key, KEYS[2], tonumber(held)) end
 end
 -- A failing script is not rolled back: all that can fail comes before the first write, and that is the journal's.
 wallet.check(w)

@@ -68,7 +68,8 @@ def postgres_server(engines_dir: Path) -> Iterator[Postgres]:
 def postgres(postgres_server: Postgres) -> Iterator[str]:
     """The postgresql:// URL of a database of this test's own, with the schema and no rows."""
     name = f"test_{secrets.token_hex(6)}"
-    _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    # Copying its files takes a third of the time of writing them to the log, which nobody needs here.
+    _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
     yield postgres_server.database_url(name)
     _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
 

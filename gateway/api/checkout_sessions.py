@@ -14,10 +14,13 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api import operation, paging, reading
+from gateway.api.connection_reader import ConnectionReader
 from gateway.api.context import ApiContext
 from gateway.api.operation import Call, Nothing, Operation, Page, Text, Time
 from gateway.api.paging import Listed
-from gateway.api.responses import iso
+from gateway.api.plan_object import PLAN_FIELDS
+from gateway.api.responses import iso, iso_or_none
+from gateway.billing.plans import Plans, unknown_plan
 from gateway.billing.principals import Merchant
 from gateway.errors import ObolError
 from gateway.store.secrets import digest, new_id
@@ -26,7 +29,6 @@ LIFETIME = timedelta(hours=24)
 Mode = Literal["onboarding", "topup", "subscription", "credit_bundle"]
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, extra_json_schema={"format": "uri"})]
 CUSTOMER_FIELDS = ("connection_id", "customer_id", "connection_secret")
-PLAN_FIELDS = ("plan_id", "subscription_config_id")
 _HOST = re.compile(r"[A-Za-z0-9.\-\[\]:]+")
 
 
@@ -90,6 +92,8 @@ class CheckoutSessionRoutes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        self._reader = ConnectionReader(context)
+        self._plans = Plans(context.store)
 
     def operations(self) -> list[Operation]:
         path, tag = "/v1/checkout_sessions", "Checkout"
@@ -162,12 +166,7 @@ class CheckoutSessionRoutes:
             if body.checkout_mode in ("topup", "credit_bundle"):
                 raise reading.invalid("connection_id", f"is required for checkout_mode {body.checkout_mode}")
             return None
-        found = await self._context.store.row(
-            "checkout_sessions.customer", merchant.merchant_id, named.value, digest(named.value)
-        )
-        if found is None:
-            raise ObolError("connection_not_found", f"{named.field} names no connection of yours", param=named.field)
-        return str(found["connection_id"])
+        return str((await self._reader.find(merchant, named.value, named.field))["connection_id"])
 
     async def _offer(self, merchant: Merchant, body: NewCheckoutSession) -> tuple[str | None, str | None]:
         """The ids of the plan and the bundle that are sold."""
@@ -176,18 +175,14 @@ class CheckoutSessionRoutes:
         if body.checkout_mode != "credit_bundle":
             return None, None
         name = operation.required(body, "credit_bundle_id").value
-        found = await self._context.store.row("checkout_sessions.bundle", merchant.merchant_id, name)
-        if found is None:
-            raise ObolError(
-                "credit_bundle_not_found", "credit_bundle_id names no credit bundle of yours", param="credit_bundle_id"
-            )
-        return found["plan_id"], found["credit_bundle_id"]
+        bundle = await self._plans.bundle(merchant.merchant_id, name, "credit_bundle_id")
+        return bundle.plan_id, bundle.credit_bundle_id
 
     async def _plan(self, merchant: Merchant, named: reading.Named) -> str:
-        found = await self._context.store.row("checkout_sessions.plan", merchant.merchant_id, named.value)
-        if found is None:
-            raise ObolError("plan_not_found", f"{named.field} names no plan of yours", param=named.field)
-        return str(found["plan_id"])
+        plan = await self._plans.find(merchant.merchant_id, named.value, named.field)
+        if plan.archived_at is not None:
+            raise unknown_plan(named.field)
+        return plan.plan_id
 
     async def _insert(self, merchant: Merchant, mode: Mode, origin_url: str, *more: str | None) -> asyncpg.Record:
         """`more`: reference, connection, plan, bundle."""
@@ -209,7 +204,7 @@ class CheckoutSessionRoutes:
             "plan_id": row["plan_id"],
             "subscription_config_id": row["plan_id"],
             "credit_bundle_id": row["credit_bundle_id"],
-            "completed_at": iso(row["completed_at"]) if row["completed_at"] else None,
+            "completed_at": iso_or_none(row["completed_at"]),
         }
         return CheckoutSession(
             row["checkout_session_id"],

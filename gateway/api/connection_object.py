@@ -88,7 +88,7 @@ def connection_object(row: Row, balance: Balance, secret: str, now: datetime) ->
         wallet=ConnectionWallet(
             **msgspec.structs.asdict(who), balance=Money(balance.total_nano), autopay_enabled=False
         ),
-        balances=_balances(balance),
+        balances=pots(balance),
         has_lava_credit_balance=balance.prepaid_nano > 0,
         customer=who,
         contact=who,
@@ -104,7 +104,7 @@ def contact(row: Row) -> Contact:
     return Contact(row["phone"], row["email"], row["first_name"], row["last_name"])
 
 
-def _balances(balance: Balance) -> Balances:
+def pots(balance: Balance) -> Balances:
     available = balance.available_nano
     return Balances(
         Money(balance.cycle_nano),

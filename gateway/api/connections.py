@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.api import paging
+from gateway.api import paging, subscription_reader
 from gateway.api.connection_object import Connection
 from gateway.api.connection_reader import ConnectionReader, place, unknown_connection, wallet_of
 from gateway.api.context import ApiContext
@@ -83,9 +83,7 @@ class ConnectionRoutes:
         row = await self._reader.find(call.merchant, call.path_id("connection_not_found"))
         if row["subscription_id"] is None:
             return CustomersSubscription(None)
-        found = await self._context.store.row(
-            "api_subscriptions.find", call.merchant.merchant_id, row["subscription_id"]
-        )
+        found = await subscription_reader.find(self._context.store, call.merchant, row["subscription_id"])
         if found is None:
             return CustomersSubscription(None)
         balance = await self._reader.balance(call.merchant, found)

@@ -15,6 +15,7 @@ from gateway.errors import ObolError
 from gateway.ledger.bound import JournalBound
 from gateway.ledger.journal import Journal
 from gateway.ledger.wallets import Wallets
+from gateway.prices import Book
 from gateway.settings import Settings
 from gateway.store.postgres import Store
 from gateway.store.sealed import Sealed
@@ -35,6 +36,8 @@ class ApiContext:
     journals: JournalBound
     offers: Callable[[], tuple[Offer, ...]] | None = None
     """Every model on offer; may take long. None where this process serves no calls."""
+    book: Callable[[], Book] | None = None
+    """The installation's prices, as they are now. None where this process serves no calls."""
     webhook_addresses: Callable[[str, int], Awaitable[object]] | None = None
     """Resolves the host and port of a webhook endpoint; raises the ObolError `forward_target_invalid` where it has an
     address that no webhook may go to. None where nobody can tell."""

@@ -8,13 +8,12 @@ from gateway.api import paging
 from gateway.api.context import ApiContext
 from gateway.api.operation import Call, Money, Nothing, Operation, Page, Text, Time, agreed
 from gateway.api.paging import Listed
+from gateway.api.plan_object import PLAN_FIELDS
 from gateway.api.responses import iso
 from gateway.billing.plans import Bundle, Plans
-from gateway.errors import ObolError
 
 PATH = "/v1/credit_bundles"
 TAG = "Plans"
-PLAN_FIELDS = ("plan_id", "subscription_config_id")
 
 
 class BundleQuery(Page):
@@ -66,22 +65,12 @@ class CreditBundleRoutes:
         ]
 
     async def list(self, call: Call[Nothing, BundleQuery]) -> Listed[CreditBundle]:
-        merchant_id, asked, named = (
-            call.merchant.merchant_id,
-            paging.window(call.query),
-            agreed(call.query, *PLAN_FIELDS),
-        )
-        plan_id = None
+        merchant_id, asked, plan_id = call.merchant.merchant_id, paging.window(call.query), None
+        named = agreed(call.query, *PLAN_FIELDS)
         if named is not None:
-            plan_id = await self._plan(merchant_id, named.value, named.field)
+            plan_id = (await self._plans.find(merchant_id, named.value, named.field)).plan_id
         found = await self._plans.bundle_page(merchant_id, asked.after, asked.fetch, plan_id)
         return paging.page(found, asked, _place, _show)
-
-    async def _plan(self, merchant_id: str, plan_id: str, field: str) -> str:
-        try:
-            return (await self._plans.find(merchant_id, plan_id)).plan_id
-        except ObolError as error:
-            raise ObolError(error.code, error.message, param=field) from None
 
     async def read(self, call: Call[Nothing, Nothing]) -> CreditBundle:
         name = call.path_id("credit_bundle_not_found")

@@ -119,7 +119,10 @@ class CustomerRoutes:
 
     async def change(self, call: Call[ChangedCustomer, Nothing]) -> Connection:
         merchant = call.merchant
-        connection_id = (await self._reader.find(merchant, call.path_id("connection_not_found")))["connection_id"]
+        row = await self._reader.find(merchant, call.path_id("connection_not_found"))
+        if row["is_self"] and isinstance(call.body.reference_id, str):  # it is no customer: the id would find nothing
+            raise invalid("reference_id", "cannot be that of your own connection")
+        connection_id = row["connection_id"]
         values = _columns(call.body)
         given = [value is not UNSET for value in values.values()]
         values = {name: None if value is UNSET else value for name, value in values.items()}

@@ -26,7 +26,7 @@ from gateway.api.login_page import answer_page, approval_page, error_page, key_p
 from gateway.api.operation import Call, Nothing, Operation, Text
 from gateway.api.wallet_keys import make_wallet_key
 from gateway.errors import ObolError
-from gateway.store.secrets import digest, new_id, new_secret_key
+from gateway.store.secrets import digest, hint, new_id, new_secret_key
 
 APPROVAL_TTL_S = 300
 CODE_TTL_S = 60
@@ -46,7 +46,8 @@ class Code(msgspec.Struct):
 
 
 class Login(msgspec.Struct):
-    """A new secret key, shown once; after a login by /auth/cli, where older SDKs send people, a wallet key too."""
+    """A new secret key, shown once; after a login by /auth/cli, where older SDKs send people, a wallet key too, which
+    ends when the secret key is revoked or rotated."""
 
     secret_key_id: str
     secret_key: str
@@ -92,30 +93,23 @@ class LoginRoutes:
 
     async def exchange(self, call: Call[Code, Nothing]) -> Login:
         """A code is good once, for a minute."""
-        store, secret_key_id = self._context.store, new_id("sk_")
-        async with store.transaction() as db:
-            found = await self._take(db, call.body.code, "code")
-            if found is None:
-                raise reading.invalid("code", f"is not known, was used before, or is older than {CODE_TTL_S} seconds")
-            secret_key = new_secret_key(found["mode"])
-            await db.execute(
-                store.sql("keys.secret_insert"),
-                secret_key_id,
-                found["merchant_id"],
-                KEY_NAME,
-                digest(secret_key),
-                secret_key[-4:],
-            )
-        await self._context.principals.changed(found["merchant_id"])
-        wallet_key = await self._wallet_key(found) if call.body.code.startswith(OLDER_CODE) else (None, None)
-        return Login(
-            secret_key_id, secret_key, found["merchant_id"], found["account_id"], found["wallet_id"], *wallet_key
-        )
+        async with self._context.store.transaction() as db:  # whatever fails, the code is still good
+            login = await self._exchanged(db, call.body.code)
+        await self._context.principals.changed(login.merchant_id)
+        return login
 
-    async def _wallet_key(self, found: asyncpg.Record) -> tuple[str, str]:
-        """To the merchant's own wallet."""
-        own = found["self_connection_id"]
-        return await make_wallet_key(self._context.store, found["merchant_id"], own, KEY_NAME)
+    async def _exchanged(self, db: asyncpg.Connection, code: str) -> Login:
+        found = await self._take(db, code, "code")
+        if found is None:
+            raise reading.invalid("code", f"is not known, was used before, or is older than {CODE_TTL_S} seconds")
+        secret_key_id, secret_key, merchant_id = new_id("sk_"), new_secret_key(found["mode"]), found["merchant_id"]
+        made = (secret_key_id, merchant_id, KEY_NAME, digest(secret_key), hint(secret_key))
+        await db.execute(self._context.store.sql("keys.secret_insert"), *made)
+        login = Login(secret_key_id, secret_key, merchant_id, found["account_id"], found["wallet_id"])
+        if code.startswith(OLDER_CODE):
+            own = (merchant_id, found["self_connection_id"], KEY_NAME)
+            login.wallet_key_id, login.wallet_key = await make_wallet_key(db, *own, secret_key_id=secret_key_id)
+        return login
 
     async def ask(self, request: web.Request) -> web.Response:
         try:
@@ -128,14 +122,14 @@ class LoginRoutes:
         try:
             _refuse_foreign(request)
             form = await reading.form(request)
-            listener = _listener(form)
+            listener, older = _listener(form), request.path == OLDER_PATH
             if form.get("approval"):
-                return await self._approved(form["approval"], listener, older=request.path == OLDER_PATH)
-            return await self._shown(form.get("secret_key", ""), listener)
+                return await self._approved(form["approval"], listener, older=older)
+            return await self._shown(form.get("secret_key", ""), listener, older=older)
         except ObolError as error:
             return answer_page(error_page(error.message), error.status)
 
-    async def _shown(self, secret_key: str, listener: Listener) -> web.Response:
+    async def _shown(self, secret_key: str, listener: Listener, *, older: bool) -> web.Response:
         try:
             merchant = await self._context.principals.merchant(secret_key_form(secret_key.strip()))
         except ObolError as error:
@@ -144,7 +138,8 @@ class LoginRoutes:
             return answer_page(key_page(listener, "This is not a secret key of this installation."), 401)
         await self._context.store.execute("login.sweep")
         approval = await self._kept("approval", digest(secret_key.strip()), APPROVAL_TTL_S)
-        return answer_page(approval_page(listener, merchant.name, merchant.mode, approval), port=listener.port)
+        page = approval_page(listener, merchant.name, merchant.mode, approval, wallet_key=older)
+        return answer_page(page, port=listener.port)
 
     async def _approved(self, approval: str, listener: Listener, *, older: bool) -> web.Response:
         async with self._context.store.connection() as db:

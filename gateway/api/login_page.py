@@ -44,12 +44,13 @@ the merchant's secret keys; the next page shows whose it is.</p>
     )
 
 
-def approval_page(listener: Listening, name: str, mode: str, approval: str) -> str:
-    """Whose key it is, and who will get another one."""
+def approval_page(listener: Listening, name: str, mode: str, approval: str, *, wallet_key: bool) -> str:
+    """Whose key it is, and who will get another one. `wallet_key`: a wallet key besides."""
+    besides = " It gets a wallet key as well, which makes spend keys and ends with that key." if wallet_key else ""
     return _page(
         f"""<p>The program that listens on port <strong>{listener.port}</strong> of this computer will get a new secret
 key of <strong>{escape(name)}</strong> ({escape(mode)} data). The key can do all that yours can; revoke it under the
-name “CLI login”.</p>
+name “CLI login”.{besides}</p>
 <form method="post">{_hidden(listener)}<input type="hidden" name="approval" value="{escape(approval)}">
 <button>Approve</button></form>"""
     )

@@ -13,10 +13,9 @@ from typing import Literal
 import msgspec
 from aiohttp import web
 
-from gateway import errors
 from gateway.api.context import ApiContext
 from gateway.api.operation import Call, Nothing, Operation
-from gateway.api.responses import json_response
+from gateway.api.responses import DIALECT
 from gateway.billing.catalogue import Offer
 from gateway.billing.spend_keys import Rules
 from gateway.errors import ObolError
@@ -24,6 +23,7 @@ from gateway.wire import credential
 from gateway.wire.dropin import OPENAI_BASES
 
 Shape = Literal["openai", "anthropic", "google"]
+TAG = "Models"
 CREATED_UNKNOWN = "1970-01-01T00:00:00Z"
 
 
@@ -65,6 +65,7 @@ class ModelRoutes:
     def operations(self) -> list[Operation]:
         if self._offers is None:
             return []
+        refusals = ("unauthorized", "connection_disabled", "meter_not_on_plan", "meter_not_found")
         bases = (*(base for base in OPENAI_BASES if base != "/v1"), "/v1beta")
         return [
             Operation(
@@ -72,8 +73,9 @@ class ModelRoutes:
                 "/v1/models",
                 self.list,
                 "List models on offer",
-                "Models",
+                TAG,
                 answer=Models,
+                errors=refusals,
                 aliases=tuple(f"{base}/models" for base in bases),
                 public=True,
             ),
@@ -82,19 +84,19 @@ class ModelRoutes:
                 "/v1/models/{id:.+}",
                 self.retrieve,
                 "Retrieve a model on offer",
-                "Models",
+                TAG,
                 answer=Model,
-                errors=("not_found",),
+                errors=("not_found", *refusals),
                 aliases=tuple(f"{base}/models/{{id:.+}}" for base in bases),
                 public=True,
             ),
-            Operation("GET", "/v1/tcp_warming", self.warm, "Nothing", "Models", answer=Nothing, public=True),
+            Operation("GET", "/v1/tcp_warming", self.warm, "Nothing", TAG, answer=Nothing, public=True),
         ]
 
     async def list(self, call: Call[Nothing, Nothing]) -> Models:
-        """All of them, in one page."""
-        offers, shape = await self._visible(call.request), _shape(call.request)
-        shown = [_SHOWN[shape](offer) for offer in offers]
+        """All of them, in one page. Errors in the client's own dialect: a spend key may be none any more."""
+        shape = _shape(call.request)
+        shown = [_SHOWN[shape](offer) for offer in await self._visible(call.request)]
         if shape == "google":
             return Models(models=shown)
         page = Models(object="list", data=shown, has_more=False)
@@ -102,21 +104,20 @@ class ModelRoutes:
             page.first_id, page.last_id = shown[0].id, shown[-1].id
         return page
 
-    async def retrieve(self, call: Call[Nothing, Nothing]) -> Model | web.Response:
-        """One of them. 404 in the client's own dialect."""
+    async def retrieve(self, call: Call[Nothing, Nothing]) -> Model:
+        """One of them. Errors in the client's own dialect."""
         name, shape = call.request.match_info["id"], _shape(call.request)
         for offer in await self._visible(call.request):
             if offer.name == name:
                 return _SHOWN[shape](offer)
-        missing = ObolError("not_found", f"there is no model {name[:200]!r} on offer here", param="model")
-        return json_response(errors.body(missing, shape), missing.status)
+        raise ObolError("not_found", f"there is no model {name[:200]!r} on offer here", param="model")
 
     async def warm(self, call: Call[Nothing, Nothing]) -> Nothing:
         """Cerebras' client asks for this to have a connection; it reads nothing of the answer."""
         return Nothing()
 
     async def _visible(self, request: web.Request) -> tuple[Offer, ...]:
-        """All; with a spend key, which nobody needs here, those that it may ask for. Raise ObolError `unauthorized`."""
+        """All; with a spend key, which nobody needs here, those that it may ask for. Raise ObolError."""
         offers, rules = await self._all(), await self._rules(request)
         if rules is None:
             return offers
@@ -140,9 +141,12 @@ class ModelRoutes:
 
 
 def _shape(request: web.Request) -> Shape:
+    """That of the answer, and of whatever goes wrong before there is one."""
+    shape: Shape = "anthropic" if "anthropic-version" in request.headers else "openai"
     if request.path.startswith("/v1beta/models") or "x-goog-api-key" in request.headers or "key" in request.query:
-        return "google"
-    return "anthropic" if "anthropic-version" in request.headers else "openai"
+        shape = "google"
+    request[DIALECT] = shape
+    return shape
 
 
 def _as_openai(offer: Offer) -> Model:

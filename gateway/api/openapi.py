@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
+from gateway.api.models import TAG as MODELS_TAG
 from gateway.api.openapi_gateway import gateway_paths
 from gateway.api.operation import Money, Nothing, Operation
 from gateway.errors import KINDS
@@ -198,7 +199,10 @@ def _errors(operation: Operation, path: str) -> Json:
         codes.append("not_found")
     if operation.body is not Nothing:
         codes.append("body_too_large")
-    schema = {"$ref": _REF.format(name="GoogleError" if path.startswith("/v1beta/models") else "Error")}
+    # Vendors' clients ask for models, each in its own dialect.
+    names = ("Error", "GoogleError") if operation.tag == MODELS_TAG else ("Error",)
+    schemas = [{"$ref": _REF.format(name=name)} for name in names]
+    schema: Json = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(KINDS[code].status, []).append(code)

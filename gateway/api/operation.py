@@ -230,7 +230,7 @@ def _decode_custom(kind: type, value: Any) -> Any:
     if kind is Decimal and isinstance(value, int | Decimal):
         return Decimal(value)
     if kind is not Money:
-        raise NotImplementedError(kind)
+        raise NotImplementedError(kind)  # says to msgspec: a type of which this hook knows nothing
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise ValueError('must be an amount in dollars, such as "25.00"')
     written = value if isinstance(value, str) else format(value, "f")
@@ -246,7 +246,7 @@ def _decode_custom(kind: type, value: Any) -> Any:
 def _encode_custom(value: Any) -> Any:
     if isinstance(value, Money):
         return format_nano(value.nano)
-    raise NotImplementedError(type(value))
+    raise NotImplementedError(type(value))  # likewise
 
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")

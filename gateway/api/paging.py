@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 
@@ -15,6 +15,8 @@ from gateway.api.reading import invalid
 
 LIMIT_DEFAULT = 10
 LIMIT_MAX = 100
+BARE_LIST_MAX = 1_000
+"""The clients that read a list without pages are shown the newest."""
 _CURSOR_MAX_CHARACTERS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -52,11 +54,9 @@ class Window(NamedTuple):
         return self.limit + 1
 
 
-def window(query: Page | Mapping[str, str]) -> Window:
-    """Read `limit` (1-100, default 10) and `cursor`. Raise ObolError `invalid_request` naming it."""
-    if isinstance(query, Page):
-        return Window(_place(query.cursor or ""), query.limit or LIMIT_DEFAULT)
-    return Window(_place(query.get("cursor", "")), _limit(query.get("limit", "")))
+def window(query: Page) -> Window:
+    """What it asks for; LIMIT_DEFAULT items where it does not say. Raise ObolError naming `cursor`."""
+    return Window(_place(query.cursor or ""), query.limit or LIMIT_DEFAULT)
 
 
 def page(
@@ -68,14 +68,6 @@ def page(
     if len(items) <= asked.limit:
         return Listed(data, has_more=False)
     return Listed(data, has_more=True, next_cursor=_cursor(place(shown[-1])))
-
-
-def _limit(given: str) -> int:
-    if not given:
-        return LIMIT_DEFAULT
-    if not (given.isascii() and given.isdigit() and len(given) <= 3 and 1 <= int(given) <= LIMIT_MAX):
-        raise invalid("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
-    return int(given)
 
 
 def _cursor(place: Place) -> str:

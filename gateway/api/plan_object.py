@@ -16,6 +16,8 @@ from gateway.core.meter import from_definition
 
 BUNDLES_MAX = 20
 METERS_MAX = 100
+PLAN_FIELDS = ("plan_id", "subscription_config_id")
+"""Names of a plan's id over the eras."""
 
 MeterNames = Annotated[list[Text], Meta(max_length=METERS_MAX, description="Ids, slugs or secrets of your meters.")]
 

@@ -28,8 +28,6 @@ OLDER_PATH = "/v1/subscription_configs"
 OLDEST_PATH = "/v1/subscription-configs"
 TAG = "Plans"
 PERCENT_PLACES = 6
-BARE_LIST_MAX = 1_000
-"""The clients that read a list without pages are shown the newest."""
 
 
 class PlanRoutes:
@@ -117,7 +115,7 @@ class PlanRoutes:
         return paging.page(found, asked, _place, lambda plan: plan_object(plan, definitions))
 
     async def bare_list(self, call: Call[Nothing, Nothing]) -> Sequence[PlanObject]:
-        found = await self._plans.page(call.merchant.merchant_id, paging.NEWEST, BARE_LIST_MAX)
+        found = await self._plans.page(call.merchant.merchant_id, paging.NEWEST, paging.BARE_LIST_MAX)
         definitions = await self._definitions(found)
         return [plan_object(plan, definitions) for plan in found]
 

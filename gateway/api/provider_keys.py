@@ -14,9 +14,9 @@ from gateway.api.reading import invalid
 from gateway.api.responses import iso
 from gateway.billing.principals import SEALED_AS
 from gateway.errors import ObolError
+from gateway.store.secrets import hint
 from gateway.wire.credential import MAX_FIELD_CHARACTERS
 
-HINT_CHARACTERS = 4
 Key = Annotated[str, Meta(min_length=8, max_length=MAX_FIELD_CHARACTERS)]
 
 
@@ -95,7 +95,7 @@ class ProviderKeyRoutes:
             merchant_id,
             provider,
             sealed.seal(key, SEALED_AS, merchant_id, provider),
-            key[-HINT_CHARACTERS:],
+            hint(key),
         )
         assert row is not None
         await self._context.principals.changed(merchant_id)

@@ -16,6 +16,8 @@ from gateway.ledger.connection import LedgerAway
 from gateway.store.secrets import new_id
 
 _LOG = logging.getLogger("obol.api")
+DIALECT = web.RequestKey("dialect", str)
+"""In which of gateway/errors.py this client is told of errors, where it is not our own."""
 _STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -28,9 +30,8 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def deleted(name: str) -> web.Response:
-    """What both vocabularies expect after a DELETE."""
-    return json_response({"success": True, "id": name, "deleted": True})
+def iso_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else iso(moment)
 
 
 @web.middleware
@@ -47,7 +48,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _response(ObolError("invalid_request", "the request's body ended early or is badly encoded"), request_id)
     except Exception as error:
         if isinstance(error, ObolError):
-            return _response(error, request_id)
+            return _response(error, request_id, dialect=request.get(DIALECT, "obol"))
         if isinstance(error, LedgerAway):
             return _response(
                 ObolError("ledger_unavailable", "the ledger is not reachable", retry_after_s=1), request_id
@@ -69,8 +70,8 @@ def _of_http(error: web.HTTPException, request: web.Request) -> ObolError:
     return ObolError("invalid_request" if error.status < 500 else "internal", error.reason)
 
 
-def _response(error: ObolError, request_id: str, allow: str | None = None) -> web.Response:
-    response = json_response(errors.body(error, request_id=request_id), error.status)
+def _response(error: ObolError, request_id: str, allow: str | None = None, *, dialect: str = "obol") -> web.Response:
+    response = json_response(errors.body(error, dialect, request_id), error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:

@@ -24,10 +24,12 @@ from gateway.api.published import Published
 from gateway.api.requests import RequestRoutes
 from gateway.api.responses import errors_as_json
 from gateway.api.secret_keys import SecretKeyRoutes
+from gateway.api.services import ServiceRoutes
 from gateway.api.spend_keys import SpendKeyRoutes
 from gateway.api.subscriptions import SubscriptionRoutes
 from gateway.api.test_clock import ClockRoutes
 from gateway.api.usage import UsageRoutes
+from gateway.api.wallet import WalletRoutes
 from gateway.api.wallet_keys import WalletKeyRoutes
 from gateway.api.webhook_deliveries import WebhookDeliveryRoutes
 from gateway.api.webhooks import WebhookRoutes
@@ -63,8 +65,10 @@ def operations(context: ApiContext) -> list[Operation]:
         UsageRoutes,
         MeterRoutes,
         ModelRoutes,
+        ServiceRoutes,
         SecretKeyRoutes,
         SpendKeyRoutes,
+        WalletRoutes,
         WalletKeyRoutes,
         ProviderKeyRoutes,
         LoginRoutes,

@@ -13,9 +13,7 @@ from gateway.api.operation import Call, Deleted, Nothing, Operation, Page, Time
 from gateway.api.responses import iso
 from gateway.api.spend_key_object import Name
 from gateway.errors import ObolError
-from gateway.store.secrets import digest, new_id, new_secret_key
-
-HINT_CHARACTERS = 4
+from gateway.store.secrets import digest, hint, new_id, new_secret_key
 
 
 class NewSecretKey(msgspec.Struct):
@@ -85,24 +83,26 @@ class SecretKeyRoutes:
 
     async def create(self, call: Call[NewSecretKey, Nothing]) -> SecretKeyWithKey:
         merchant, key = call.merchant, new_secret_key(call.merchant.mode)
-        made = (new_id("sk_"), merchant.merchant_id, call.body.name, digest(key), key[-HINT_CHARACTERS:])
+        made = (new_id("sk_"), merchant.merchant_id, call.body.name, digest(key), hint(key))
         row = await self._context.store.row("keys.secret_insert", *made)
         assert row is not None
         await self._context.principals.changed(merchant.merchant_id)
         return SecretKeyWithKey(**_values(row), secret_key=key)
 
     async def rotate(self, call: Call[Nothing, Nothing]) -> SecretKeyWithKey:
-        """The old secret is refused from now on, also where it made this call."""
-        merchant, key = call.merchant, new_secret_key(call.merchant.mode)
-        changed = (merchant.merchant_id, call.path_id(), digest(key), key[-HINT_CHARACTERS:])
-        row = await self._context.store.row("keys.secret_rotate", *changed)
-        if row is None:
-            raise _missing()
+        """The old secret is refused from now on, also where it made this call, and so is a login's wallet key."""
+        merchant, key, store = call.merchant, new_secret_key(call.merchant.mode), self._context.store
+        named = (merchant.merchant_id, call.path_id())
+        async with store.transaction() as db:
+            row = await db.fetchrow(store.sql("keys.secret_rotate"), *named, digest(key), hint(key))
+            if row is None:
+                raise _missing()
+            await db.execute(store.sql("keys.wallet_end"), *named)
         await self._context.principals.changed(merchant.merchant_id)
         return SecretKeyWithKey(**_values(row), secret_key=key)
 
     async def revoke(self, call: Call[Nothing, Nothing]) -> Deleted:
-        """The calls of its forward tokens are refused from now on, too."""
+        """The calls of its forward tokens are refused from now on, too, and those of a login's wallet key."""
         merchant_id, name, store = call.merchant.merchant_id, call.path_id(), self._context.store
         async with store.transaction() as db:
             known = [row["secret_key_id"] for row in await db.fetch(store.sql("keys.secret_lock"), merchant_id)]
@@ -112,6 +112,7 @@ class SecretKeyRoutes:
                 why = "this is the only secret key: create another one first, or rotate it"
                 raise ObolError("last_secret_key", why, param="id")
             await db.execute(store.sql("keys.secret_revoke"), merchant_id, name)
+            await db.execute(store.sql("keys.wallet_end"), merchant_id, name)
         await self._context.principals.changed(merchant_id)
         return Deleted(name)
 

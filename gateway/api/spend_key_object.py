@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.operation import Money, Time
 from gateway.api.reading import invalid
-from gateway.api.responses import iso
+from gateway.api.responses import iso, iso_or_none
 from gateway.billing.principals import Merchant
 from gateway.billing.spend_keys import SpendCounters, spend_key_of
 from gateway.core.money import EXACT_LIMIT
@@ -195,7 +195,7 @@ def _shown(row: Any, counters: Counters) -> SpendKey:
         current_requests=counters.spent[request_cycle].requests,
         total_requests=counters.spent["total"].requests,
         rate_limit=None if rpm is None else RateLimit(rpm, row["requests_burst"]),
-        expires_at=None if row["expires_at"] is None else iso(row["expires_at"]),
+        expires_at=iso_or_none(row["expires_at"]),
         last_used_at=iso(datetime.fromtimestamp(counters.used_ms / 1_000, UTC)) if counters.used_ms else None,
         created_at=iso(row["created_at"]),
     )

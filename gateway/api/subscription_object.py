@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -11,13 +10,13 @@ from msgspec import UNSET, UnsetType
 
 from gateway.api.connection_object import Contact, SubscriptionStatus, contact
 from gateway.api.operation import Money, Time
-from gateway.api.responses import iso
+from gateway.api.responses import iso, iso_or_none
+from gateway.billing.plans import Rollover
 from gateway.core.cycle import Interval
 from gateway.ledger.wallets import Balance
 
 Row = Mapping[str, Any]
 """A row of the queries of api_subscriptions.sql."""
-Rollover = Literal["full", "none"]
 EMPTY = Balance("ok", 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -164,7 +163,7 @@ def _shared(row: Row, balance: Balance) -> dict[str, Any]:
         "status": row["status"],
         "auto_top_up_bundle_id": row["auto_top_up_bundle_id"],
         "started_at": iso(row["started_at"]),
-        "cancelled_at": _time(row["cancelled_at"]),
+        "cancelled_at": iso_or_none(row["cancelled_at"]),
         "cycle_start_at": iso(row["cycle_start_at"]),
         "cycle_end_at": iso(row["cycle_end_at"]),
         "plan": SubscriptionPlan(
@@ -185,7 +184,7 @@ def _shared(row: Row, balance: Balance) -> dict[str, Any]:
 def _pending_change(row: Row) -> PendingChange | None:
     if row["pending_type"] is None:
         return None
-    effective_at = _time(row["pending_at"])
+    effective_at = iso_or_none(row["pending_at"])
     if row["pending_plan_id"] is None:
         return PendingChange(row["pending_type"], effective_at)
     return PendingChange(
@@ -197,7 +196,3 @@ def _pending_change(row: Row) -> PendingChange | None:
         Money(row["pending_period_amount_nano"]),
         Money(row["pending_included_credit_nano"]),
     )
-
-
-def _time(moment: datetime | None) -> Time | None:
-    return None if moment is None else iso(moment)

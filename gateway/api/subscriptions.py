@@ -9,11 +9,12 @@ import asyncpg
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api import paging
+from gateway.api import paging, subscription_reader
 from gateway.api.connection_reader import ConnectionReader
 from gateway.api.context import ApiContext
 from gateway.api.operation import Call, Deleted, Nothing, Operation, Page, Text, agreed, required
 from gateway.api.paging import Listed
+from gateway.api.plan_object import PLAN_FIELDS
 from gateway.api.reading import Named, invalid
 from gateway.api.subscription_object import (
     ActiveSubscription,
@@ -23,7 +24,7 @@ from gateway.api.subscription_object import (
     listed_subscription,
     subscription_object,
 )
-from gateway.billing.plans import Plan, Plans
+from gateway.billing.plans import Plans
 from gateway.billing.principals import Merchant
 from gateway.billing.subscriptions import Subscriptions, unknown_subscription
 from gateway.errors import ObolError
@@ -32,9 +33,6 @@ PATH = "/v1/subscriptions"
 OLDEST_PATH = "/v1/active-subscriptions"
 TAG = "Subscriptions"
 CUSTOMER_FIELDS = ("customer_id", "connection_id", "connection_secret", "reference_id")
-PLAN_FIELDS = ("plan_id", "subscription_config_id")
-BARE_LIST_MAX = 1_000
-"""The clients that read a list without pages are shown the newest."""
 PAY = "POST /v1/checkout_sessions with checkout_mode subscription"
 
 
@@ -170,13 +168,15 @@ class SubscriptionRoutes:
         named = agreed(call.query, *CUSTOMER_FIELDS)
         connection_id = await self._connection_id(merchant, named) if named else None
         scope = {"connection_id": connection_id, "status": None if status == "all" else status}
-        rows = await self._page(merchant, asked.after, asked.fetch, **scope)
+        rows = await subscription_reader.page(self._context.store, merchant, asked.after, asked.fetch, **scope)
         balances = await self._reader.balances(merchant, rows[: asked.limit])
         return paging.page(rows, asked, _place, lambda row: listed_subscription(row, balances[row["connection_id"]]))
 
     async def bare_list(self, call: Call[Nothing, Nothing]) -> Sequence[ActiveSubscription]:
         merchant = call.merchant
-        rows = await self._page(merchant, paging.NEWEST, BARE_LIST_MAX, status="active")
+        rows = await subscription_reader.page(
+            self._context.store, merchant, paging.NEWEST, paging.BARE_LIST_MAX, status="active"
+        )
         balances = await self._reader.balances(merchant, rows)
         return [active_subscription(row, balances[row["connection_id"]]) for row in rows]
 
@@ -187,7 +187,7 @@ class SubscriptionRoutes:
     async def create(self, call: Call[NewSubscription, Nothing]) -> Begun:
         merchant, plan = call.merchant, required(call.body, *PLAN_FIELDS)
         connection_id = await self._connection_id(merchant, required(call.body, *CUSTOMER_FIELDS))
-        if (await self._plan(merchant, plan)).period_amount_nano > 0:
+        if (await self._plans.find(merchant.merchant_id, plan.value, plan.field)).period_amount_nano > 0:
             raise invalid(plan.field, f"names a plan that has to be paid for: {PAY}")
         try:
             name = await self._subscriptions.subscribe(merchant.merchant_id, connection_id, plan.value)
@@ -200,7 +200,9 @@ class SubscriptionRoutes:
         """The same call again finds the subscription that it began. Raise `error` otherwise."""
         if error.code != "already_subscribed":
             raise error
-        rows = await self._page(merchant, paging.NEWEST, 1, status="active", connection_id=connection_id)
+        rows = await subscription_reader.page(
+            self._context.store, merchant, paging.NEWEST, 1, status="active", connection_id=connection_id
+        )
         if not rows or rows[0]["plan_id"] != plan_id or rows[0]["pending_type"] is not None:
             raise error
         return str(rows[0]["subscription_id"])
@@ -245,25 +247,8 @@ class SubscriptionRoutes:
         row = await self._reader.find(merchant, named.value, named.field)
         return str(row["connection_id"])
 
-    async def _plan(self, merchant: Merchant, named: Named) -> Plan:
-        try:
-            return await self._plans.find(merchant.merchant_id, named.value)
-        except ObolError as error:
-            raise _renamed(error, "id", named.field) from None
-
-    async def _page(
-        self, merchant: Merchant, after: paging.Place, limit: int, **scope: str | None
-    ) -> Sequence[asyncpg.Record]:
-        """`scope`: columns and the values they must have, None for any."""
-        given = {name: value for name, value in scope.items() if value is not None}
-        conditions = "".join(f" AND s.{name} = ${place}" for place, name in enumerate(given, start=5))
-        sql = self._context.store.sql("api_subscriptions.page").replace("{scope}", conditions)
-        async with self._context.store.connection() as db:
-            found: list[asyncpg.Record] = await db.fetch(sql, merchant.merchant_id, *after, limit, *given.values())
-            return found
-
     async def _find(self, merchant: Merchant, subscription_id: str) -> asyncpg.Record:
-        row = await self._context.store.row("api_subscriptions.find", merchant.merchant_id, subscription_id)
+        row = await subscription_reader.find(self._context.store, merchant, subscription_id)
         if row is None:
             raise unknown_subscription()
         return row

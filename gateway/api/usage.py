@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import asyncpg
 import msgspec
 
 from gateway.api import filters
@@ -16,10 +17,15 @@ from gateway.api.operation import Call, Money, Nothing, Operation, Time
 from gateway.api.responses import iso
 from gateway.api.usage_range import MILLISECOND, UsageRange, read_range
 from gateway.billing import clock
+from gateway.store.postgres import Store
 
 _HOUR = timedelta(hours=1)
 _ROOM = "SET LOCAL work_mem = '32MB'"
 """For the places of the rows that metadata leads to: kept short of room, every row of a page is looked at."""
+_IN_ORDER = "SET LOCAL enable_bitmapscan = off"
+"""The sums of a pair lie in the order of its index, an hour a page: read so, they take two thirds of the time."""
+_ALL_METERS = "*"
+"""In `usage_by_pair`, the sum over all meters."""
 
 
 class Counters(msgspec.Struct):
@@ -127,23 +133,59 @@ def _items(asked: UsageRange, days: dict[date, Counters]) -> list[UsageDay]:
 
 
 async def _by_day(context: ApiContext, merchant_id: str, asked: UsageRange, chosen: Filters) -> dict[date, Counters]:
-    """Whole hours from the roll-up, the rest (and all where the roll-up cannot tell) from the rows."""
-    first, last = _ceil_hour(asked.start), _floor_hour(asked.stop)
-    if chosen.metadata or asked.offset_minutes % 60 or first >= last:
-        parts = [("by_row", asked.start, asked.stop)]
-    else:
-        sums = "by_meter" if chosen.connection_id is None else "by_hour"
-        parts = [("by_row", asked.start, first), (sums, first, last), ("by_row", last, asked.stop)]
+    """Whole hours from sums, the rest (and all where there are no such sums) from the rows."""
+    store = context.store
     days: dict[date, Counters] = defaultdict(Counters)
-    async with context.store.planned() as connection:
+    async with store.planned() as connection:
         await connection.execute(_ROOM)
-        for name, start, stop in parts:
-            if start < stop:
-                sql, arguments = chosen.apply(
-                    context.store.sql(f"usage.{name}"), [merchant_id, start, stop, asked.offset_minutes]
-                )
+        sums = await _sums(store, connection, merchant_id, asked, chosen)
+        rows = _Part("by_row", merchant_id, chosen, asked.start, asked.stop)
+        parts = [rows] if sums is None else [rows._replace(stop=sums.start), rows._replace(start=sums.stop), sums]
+        for part in parts:
+            if part.start < part.stop:
+                if part.name == "by_pair":
+                    await connection.execute(_IN_ORDER)
+                given = [part.owner, part.start, part.stop, asked.offset_minutes]
+                sql, arguments = part.filters.apply(store.sql(f"usage.{part.name}"), given)
                 _collect(days, await connection.fetch(sql, *arguments))
     return days
+
+
+class _Part(NamedTuple):
+    """A statement of usage.sql for a part of the range. `owner`: of the rows or sums, a merchant's id or a pair's."""
+
+    name: str
+    owner: str | int
+    filters: Filters
+    start: datetime
+    stop: datetime
+
+
+async def _sums(
+    store: Store, db: asyncpg.Connection, merchant_id: str, asked: UsageRange, chosen: Filters
+) -> _Part | None:
+    """The whole hours that sums can tell; None where there are none."""
+    first, last = _ceil_hour(asked.start), _floor_hour(asked.stop)
+    if asked.offset_minutes % 60:
+        return None
+    name, owner, filters = "by_meter" if chosen.connection_id is None else "by_hour", merchant_id, chosen
+    if chosen.metadata:
+        pair = await _summed_pair(store, db, merchant_id, chosen)
+        if pair is None:
+            return None
+        name, owner, filters = "by_pair", pair["pair_id"], Filters(meter_id=chosen.meter_id or _ALL_METERS)
+        first = max(first, pair["since"] or first)
+    return _Part(name, owner, filters, first, last) if first < last else None
+
+
+async def _summed_pair(
+    store: Store, db: asyncpg.Connection, merchant_id: str, chosen: Filters
+) -> asyncpg.Record | None:
+    """The one pair that is asked for, of all customers, if it is summed: its id, and since when (None: ever)."""
+    pairs = set(chosen.metadata)
+    if len(pairs) > 1 or chosen.connection_id is not None:
+        return None
+    return await db.fetchrow(store.sql("usage.pair"), merchant_id, *pairs.pop())
 
 
 def _collect(days: dict[date, Counters], records: Iterable[Any]) -> None:

@@ -11,10 +11,12 @@ from gateway.api import key_holder, paging
 from gateway.api.context import ApiContext
 from gateway.api.key_holder import WALLET_KEY_PREFIX, KeyHolders
 from gateway.api.operation import Call, Deleted, Nothing, Operation, Page, Time
-from gateway.api.responses import iso
+from gateway.api.responses import iso, iso_or_none
 from gateway.errors import ObolError
-from gateway.store.postgres import Store
+from gateway.store.postgres import load_queries
 from gateway.store.secrets import digest, new_id, new_key, preview
+
+_QUERIES = load_queries()
 
 
 class WalletKey(msgspec.Struct, kw_only=True):
@@ -32,14 +34,16 @@ class WalletKeyWithKey(WalletKey, kw_only=True):
     key: str
 
 
-async def make_wallet_key(store: Store, merchant_id: str, connection_id: str, name: str) -> tuple[str, str]:
+async def make_wallet_key(
+    db: asyncpg.Connection, merchant_id: str, connection_id: str, name: str, *, secret_key_id: str | None = None
+) -> tuple[str, str]:
     """Id and key: a new key to the spend keys of a connection's wallet, as a login hands it out.
 
-    Raise ObolError `connection_not_found`.
+    It ends with `secret_key_id`. Raise ObolError `connection_not_found`.
     """
     key = new_key(WALLET_KEY_PREFIX)
-    made = (new_id("wlk_"), merchant_id, connection_id, name, digest(key), preview(key))
-    if await store.row("keys.wallet_insert", *made) is None:
+    made = (new_id("wlk_"), merchant_id, connection_id, name, digest(key), preview(key), secret_key_id)
+    if await db.fetchrow(_QUERIES["keys.wallet_insert"], *made) is None:
         raise ObolError("connection_not_found", "this connection is not known", param="connection_id")
     return made[0], key
 
@@ -117,7 +121,7 @@ def _values(row: asyncpg.Record) -> dict[str, Any]:
         "key_preview": row["key_hint"],
         "name": row["name"],
         "wallet_id": row["wallet_id"],
-        "last_used_at": None if row["last_used_at"] is None else iso(row["last_used_at"]),
+        "last_used_at": iso_or_none(row["last_used_at"]),
         "created_at": iso(row["created_at"]),
     }
 

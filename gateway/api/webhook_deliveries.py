@@ -10,10 +10,11 @@ import msgspec
 from gateway.api import paging
 from gateway.api.context import ApiContext
 from gateway.api.operation import Call, Nothing, Operation, Page, Time
-from gateway.api.responses import iso
+from gateway.api.responses import iso, iso_or_none
 from gateway.api.webhooks import find
 from gateway.billing import outbox
 from gateway.errors import ObolError
+from gateway.store.postgres import Store
 
 Status = Literal["waiting", "delivered", "dead"]
 
@@ -77,9 +78,9 @@ class WebhookDeliveryRoutes:
 
     async def list(self, call: Call[Nothing, DeliveryQuery]) -> paging.Listed[Delivery]:
         endpoint, asked = await find(self._context, call), paging.window(call.query)
-        rows = await self._context.store.rows(
-            "webhooks.deliveries", endpoint["webhook_id"], *asked.after, asked.fetch, call.query.status
-        )
+        sql = statement(self._context.store, call.query.status)
+        async with self._context.store.connection() as db:
+            rows = await db.fetch(sql, endpoint["webhook_id"], *asked.after, asked.fetch)
         return paging.page(rows, asked, _place, lambda row: _show(row, endpoint["event_style"]))
 
     async def resend(self, call: Call[Nothing, Nothing]) -> Delivery:
@@ -104,6 +105,13 @@ class WebhookDeliveryRoutes:
         return _show(row, endpoint["event_style"])
 
 
+def statement(store: Store, status: Status | None) -> str:
+    """The query of a page. The status stands in its text, where the planner sees it: the few of millions that are not
+    delivered have an index of their own."""
+    scope = "" if status is None else f" AND status = '{status}'"
+    return store.sql("webhooks.deliveries").replace("{scope}", scope)
+
+
 def _missing() -> ObolError:
     return ObolError("webhook_delivery_not_found", "this event is not in the endpoint's log", param="event_id")
 
@@ -113,9 +121,6 @@ def _place(row: asyncpg.Record) -> paging.Place:
 
 
 def _show(row: asyncpg.Record, style: outbox.Style) -> Delivery:
-    def at(name: str) -> str | None:
-        return iso(row[name]) if row[name] else None
-
     return Delivery(
         event_id=row["event_id"],
         webhook_id=row["webhook_id"],
@@ -127,7 +132,7 @@ def _show(row: asyncpg.Record, style: outbox.Style) -> Delivery:
         last_status_code=row["last_status_code"],
         last_error=row["last_error"],
         created_at=iso(row["created_at"]),
-        last_attempt_at=at("last_attempt_at"),
-        next_attempt_at=at("due_at") if row["status"] == "waiting" else None,
-        finished_at=at("finished_at"),
+        last_attempt_at=iso_or_none(row["last_attempt_at"]),
+        next_attempt_at=iso_or_none(row["due_at"]) if row["status"] == "waiting" else None,
+        finished_at=iso_or_none(row["finished_at"]),
     )

@@ -18,7 +18,7 @@ from gateway.core.meter import from_definition
 from gateway.ledger.keys import shard_of
 from gateway.ledger.wallets import UNLIMITED, WalletRef, Wallets
 from gateway.store.postgres import Store
-from gateway.store.secrets import Derived, digest, new_id, new_secret_key
+from gateway.store.secrets import Derived, digest, hint, new_id, new_secret_key
 
 ZERO_FEE = {"rate_type": "fixed", "tier_type": "tokens_1m", "tiers": [{"start": 0, "rate": "0"}]}
 
@@ -73,10 +73,6 @@ class Accounts:
         return NewMerchant(
             merchant_id, secret_key, own.connection_id, own.connection_secret, meter.meter_id, meter.meter_secret
         )
-
-    async def create_key(self, merchant_id: str, mode: str, name: str) -> str:
-        async with self._store.transaction() as db:
-            return await self._insert_key(db, merchant_id, mode, name)
 
     async def create_meter(
         self, merchant_id: str, mode: str, name: str, slug: str, definition: dict[str, Any]
@@ -144,7 +140,7 @@ class Accounts:
             merchant_id,
             name,
             digest(secret_key),
-            secret_key[-4:],
+            hint(secret_key),
         )
         return secret_key
 

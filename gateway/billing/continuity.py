@@ -21,10 +21,12 @@ from typing import NamedTuple
 import asyncpg
 
 from gateway.billing.recorded import differing
+from gateway.ledger import scripts
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Entry, Journal
 from gateway.ledger.keys import Keys
 from gateway.ledger.recovery import Recovery
+from gateway.settings import Settings
 from gateway.store.postgres import Store
 
 LOG = logging.getLogger("obol.continuity")
@@ -40,6 +42,19 @@ class Loss(NamedTuple):
     shard: int
     entries: int
     wallets: int
+
+
+def guarded(settings: Settings, store: Store, lost: Callable[[int], None]) -> tuple[Connection, Continuity]:
+    """A connection, to be run, and what lets its servers into use."""
+    continuity = Continuity(store, Keys(), shards=settings.ledger_shards, lost=lost)
+    connection = Connection(
+        settings.redis_url,
+        scripts.load(),
+        timeout_ms=settings.redis_timeout_ms,
+        pending_max=settings.redis_pending_commands_max,
+        on_new_server=lambda run_id: continuity.accept(connection, run_id),
+    )
+    return connection, continuity
 
 
 class Continuity:

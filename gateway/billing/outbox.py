@@ -6,8 +6,8 @@ written for a merchant without one.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import asyncpg
 
@@ -23,8 +23,6 @@ Event = Literal[
 ]
 """By the names of the connection style. `subscription.updated`: one began, changed, was cancelled, or its cycle
 turned."""
-EVENTS: tuple[Event, ...] = get_args(Event)
-BALANCE_UPDATED: Event = "connection.wallet.balance.updated"
 
 Style = Literal["connection", "customer"]
 
@@ -54,7 +52,15 @@ async def tell(
 
     They are sent the connection as it is when the event is first delivered, and `data` on top of it.
     """
-    await db.execute(_QUERIES["webhooks.tell"], new_id("evt_"), merchant_id, event, connection_id, data)
+    await tell_many(db, event, {connection_id: merchant_id}, data)
+
+
+async def tell_many(
+    db: asyncpg.Connection, event: Event, merchants: Mapping[str, str], data: dict[str, Any] | None = None
+) -> None:
+    """The same of many connections, in one statement. `merchants`: of each connection."""
+    event_ids = [new_id("evt_") for _ in merchants]
+    await db.execute(_QUERIES["webhooks.tell"], event, event_ids, list(merchants), list(merchants.values()), data)
 
 
 async def tell_balances(db: asyncpg.Connection, wallet_ids: Collection[str]) -> None:

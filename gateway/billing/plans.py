@@ -164,10 +164,10 @@ class Plans:
                 raise ObolError("plan_in_use", "customers are subscribed to this plan", param="id")
             await db.execute(self._store.sql("plans.delete"), plan_id)
 
-    async def find(self, merchant_id: str, plan_id: str) -> Plan:
-        """Raise ObolError `plan_not_found`."""
+    async def find(self, merchant_id: str, plan_id: str, field: str = "id") -> Plan:
+        """Raise ObolError `plan_not_found` naming `field`."""
         async with self._store.connection() as db:
-            return await self._find(db, merchant_id, plan_id)
+            return await self._find(db, merchant_id, plan_id, field)
 
     async def page(self, merchant_id: str, after: tuple[datetime, str], limit: int) -> list[Plan]:
         """The newest first, behind `after` (creation time and id, `paging.Window.after`)."""
@@ -180,11 +180,11 @@ class Plans:
         async with self._store.transaction() as db:
             return await free(db, self._store, merchant_id)
 
-    async def bundle(self, merchant_id: str, credit_bundle_id: str) -> Bundle:
-        """Raise ObolError `credit_bundle_not_found`."""
+    async def bundle(self, merchant_id: str, credit_bundle_id: str, field: str = "id") -> Bundle:
+        """Raise ObolError `credit_bundle_not_found` naming `field`."""
         row = await self._store.row("plans.bundle", merchant_id, credit_bundle_id)
         if row is None:
-            raise _unknown_bundle("id")
+            raise _unknown_bundle(field)
         return Bundle(**row)
 
     async def bundle_page(
@@ -200,10 +200,10 @@ class Plans:
             raise unknown_plan()
         return row
 
-    async def _find(self, db: asyncpg.Connection, merchant_id: str, plan_id: str) -> Plan:
+    async def _find(self, db: asyncpg.Connection, merchant_id: str, plan_id: str, field: str = "id") -> Plan:
         row = await db.fetchrow(self._store.sql("plans.find"), merchant_id, plan_id)
         if row is None:
-            raise unknown_plan()
+            raise unknown_plan(field)
         return (await self._with_bundles(db, [row]))[0]
 
     async def _with_bundles(self, db: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> list[Plan]:

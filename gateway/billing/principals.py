@@ -153,6 +153,11 @@ class Cache:
             raise cast(ObolError, entry[2]).again()
         return entry[2]
 
+    async def find(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
+        """The value, from here or loaded."""
+        found = self.get(key)
+        return await self.load(key, loader) if found is None else found
+
     async def load(self, key: str, loader: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
         """Load what `get` did not find. `loader` gives the merchant's id and the value.
 
@@ -250,7 +255,7 @@ class Principals:
 
     async def principal(self, text: str) -> Principal:
         """The principal of a gateway credential's text. Raise ObolError 400, 401, 403 or 404."""
-        found = self.cache.get(text)
+        found = self.cache.get(text)  # not `find`: each call of the gateway passes here
         if found is None:
             found = await self.cache.load(text, lambda: self._load_principal(text))
         return cast(Principal, found)
@@ -258,26 +263,17 @@ class Principals:
     async def merchant(self, secret_key: str) -> Merchant:
         """The merchant of a secret key. Raise ObolError `unauthorized`."""
         key = f"merchant {secret_key}"
-        found = self.cache.get(key)
-        if found is None:
-            found = await self.cache.load(key, lambda: self._load_merchant(secret_key))
-        return cast(Merchant, found)
+        return cast(Merchant, await self.cache.find(key, lambda: self._load_merchant(secret_key)))
 
     async def customer(self, merchant: Merchant, value: str) -> Customer:
         """A customer by connection id, connection secret or reference id. Raise `connection_not_found`."""
         key = f"customer {merchant.merchant_id} {value}"
-        found = self.cache.get(key)
-        if found is None:
-            found = await self.cache.load(key, lambda: self._load_customer(merchant, value))
-        return cast(Customer, found)
+        return cast(Customer, await self.cache.find(key, lambda: self._load_customer(merchant, value)))
 
     async def meter(self, merchant: Merchant, value: str) -> Meter:
         """A meter by id, slug or secret. Raise `meter_not_found`."""
         key = f"meter {merchant.merchant_id} {value}"
-        found = self.cache.get(key)
-        if found is None:
-            found = await self.cache.load(key, lambda: self._load_meter(merchant, value))
-        return cast(Meter, found)
+        return cast(Meter, await self.cache.find(key, lambda: self._load_meter(merchant, value)))
 
     async def changed(self, merchant_id: str) -> None:
         """Call after every committed change of a merchant's keys, meters, plans or connections."""
@@ -293,10 +289,7 @@ class Principals:
     async def merchant_by_id(self, merchant_id: str) -> Merchant:
         """A merchant whose id another credential names. Raise ObolError `unauthorized`."""
         key = f"merchant # {merchant_id}"
-        found = self.cache.get(key)
-        if found is None:
-            found = await self.cache.load(key, lambda: self._load_merchant_by_id(merchant_id))
-        return cast(Merchant, found)
+        return cast(Merchant, await self.cache.find(key, lambda: self._load_merchant_by_id(merchant_id)))
 
     async def _load_merchant_by_id(self, merchant_id: str) -> tuple[str, Merchant]:
         row = await self._store.row("principals.merchant_by_id", merchant_id)

@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from gateway.errors import ObolError
 from gateway.ledger.journal import Journal
-from gateway.ledger.keys import Keys
 from gateway.ledger.recovery import Recovery
-from gateway.ledger.spending import DAY_MS, SPANS, Counters, Limit, SpendKey, Spent, first_days
-from gateway.ledger.wallets import WalletRef, Wallets, now_ms
+from gateway.ledger.spending import SPANS, Counters, Limit, SpendKey, Spent, first_days
+from gateway.ledger.wallets import WalletRef, now_ms
 from gateway.store.postgres import Store
 
 OPEN_WAIT_S = 2.0
 """How long a call waits for the record to have what the journal held when it was made."""
 OPEN_RETRY_S = 0.05
 NOT_ALLOWED = "spend_key_not_allowed"
+Holds = dict[str, list[str]]
+"""Keys of open holds, by the id of their spend key."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,52 +108,97 @@ def _microseconds(at: datetime) -> int:
 class SpendCounters:
     """The counters of spend keys: read live, and opened where Redis does not have them."""
 
-    def __init__(self, store: Store, wallets: Wallets, journal: Journal, recovery: Recovery, keys: Keys) -> None:
+    def __init__(self, store: Store, journal: Journal, recovery: Recovery) -> None:
         self._store = store
-        self._wallets = wallets
         self._journal = journal
         self._recovery = recovery
-        self._keys = keys
+        self._openings: dict[str, asyncio.Task[None]] = {}
+        self._looks: dict[int, asyncio.Task[Holds]] = {}
+        """By shard: the one under way."""
+        self._next_looks: dict[int, asyncio.Task[Holds]] = {}
 
     async def begin(self, ref: WalletRef, spend_key_id: str) -> None:
         """Of a key that is new: nothing was spent with it. Raise LedgerAway."""
-        await self._wallets.open_key(ref, spend_key_id, "0 0 0", [Spent()] * 4, number=0, used_ms=0)
+        await self._recovery.open_key(ref, spend_key_id, "0 0 0", [Spent()] * 4, number=0, used_ms=0)
 
     async def open(self, ref: WalletRef, key: SpendKey) -> None:
         """From the record, once that has whatever the journal holds: what ended later, the counters know themselves.
 
-        Raise ObolError `wallet_unavailable`, `store_unavailable`, or LedgerAway.
+        Calls that wait for the same key wait for one opening. Raise ObolError `wallet_unavailable`,
+        `store_unavailable`, or LedgerAway.
         """
-        number, until_s = await self._journal.last_number(ref.shard), time.monotonic() + OPEN_WAIT_S
-        while (sums := await self._sums(ref.shard, key))["flushed_number"] < number:
-            if time.monotonic() > until_s:
-                raise _unopened()
-            await asyncio.sleep(OPEN_RETRY_S)
-        holds = (await self._recovery.open_holds(ref.shard)).get(self._keys.wallet(ref.shard, ref.wallet_id), ())
-        opened = await self._wallets.open_key(
+        opening = self._openings.get(key.spend_key_id)
+        if opening is None:
+            opening = asyncio.create_task(self._open(ref, key), name="open spend key")
+            self._openings[key.spend_key_id] = opening
+            opening.add_done_callback(partial(self._opened, key.spend_key_id))
+        try:
+            async with asyncio.timeout(OPEN_WAIT_S):
+                await asyncio.shield(opening)
+        except TimeoutError:
+            raise _unopened() from None
+
+    def _opened(self, spend_key_id: str, opening: asyncio.Task[None]) -> None:
+        del self._openings[spend_key_id]
+        if not opening.cancelled():
+            opening.exception()  # looked at, for where nobody waits any more
+
+    async def _open(self, ref: WalletRef, key: SpendKey) -> None:
+        holds = await self._look(ref.shard)
+        at_ms = now_ms()
+        sums = await self._sums(ref.shard, key, at_ms)
+        opened = await self._recovery.open_key(
             ref,
             key.spend_key_id,
-            key.cycles(now_ms()),
+            key.cycles(at_ms),
             _spent(sums),
             number=sums["flushed_number"],
             used_ms=sums["used_ms"],
-            holds=holds,
+            holds=holds.get(key.spend_key_id, ()),
         )
         if opened == "unknown":
-            self._wallets.queue_restore(ref.shard, ref.wallet_id)
+            await self._recovery.queue(ref.shard, [ref.wallet_id])
             raise _unopened()
 
+    async def _look(self, shard: int) -> Holds:
+        """The open holds of a shard, seen once the record has what the journal holds now. All keys that ask for it
+        while one look is under way share the next: their number is no load on either engine."""
+        look = self._next_looks.get(shard)
+        if look is None:
+            look = asyncio.create_task(self._look_behind(shard, self._looks.get(shard)), name="look at open holds")
+            self._next_looks[shard] = look
+        return await asyncio.shield(look)
+
+    async def _look_behind(self, shard: int, before: asyncio.Task[Holds] | None) -> Holds:
+        if before is not None:
+            await asyncio.wait([before])
+        self._looks[shard] = self._next_looks.pop(shard)
+        try:
+            await self._recorded(shard)
+            return await self._recovery.open_holds(shard, by="k")
+        finally:
+            del self._looks[shard]
+
+    async def _recorded(self, shard: int) -> None:
+        """Until the record has what the journal holds now."""
+        number, until_s = await self._journal.last_number(shard), time.monotonic() + OPEN_WAIT_S
+        while (await self._store.rows("keys.flushed", shard))[0]["number"] < number:
+            if time.monotonic() > until_s:
+                raise _unopened()
+            await asyncio.sleep(OPEN_RETRY_S)
+
     async def read(self, shard: int, key: SpendKey) -> Counters:
-        """Live; as recorded where Redis does not have them, or is away. Raise ObolError `store_unavailable`."""
-        live = await self._wallets.spend_counters(shard, key.spend_key_id, key.cycles(now_ms()))
+        """Live; as recorded where Redis does not have them. Raise ObolError `store_unavailable`, or LedgerAway."""
+        at_ms = now_ms()
+        live = await self._recovery.spend_counters(shard, key.spend_key_id, key.cycles(at_ms))
         if live is not None:
             return live
-        sums = await self._sums(shard, key)
+        sums = await self._sums(shard, key, at_ms)
         return Counters(dict(zip(SPANS, _spent(sums), strict=True)), used_ms=sums["used_ms"])
 
-    async def _sums(self, shard: int, key: SpendKey) -> Any:
-        today = (now_ms() + key.clock_offset_us // 1_000) // DAY_MS
-        row = await self._store.row("keys.spend_sums", key.spend_key_id, *first_days(today), shard)
+    async def _sums(self, shard: int, key: SpendKey, at_ms: int) -> Any:
+        """In the cycles of `at_ms`, and ever."""
+        row = await self._store.row("keys.spend_sums", key.spend_key_id, *first_days(key.day(at_ms)), shard)
         assert row is not None
         return row
 

@@ -22,9 +22,8 @@ from gateway.billing.standing import Standing, Terms, read_standing, through, tu
 from gateway.billing.turns import NewTurn, Turns
 from gateway.core.cycle import boundary
 from gateway.errors import ObolError
-from gateway.ledger.connection import LedgerAway
 from gateway.ledger.turn import Turn
-from gateway.ledger.wallets import WalletRef, Wallets, now_ms
+from gateway.ledger.wallets import Wallets
 from gateway.store.postgres import Store
 from gateway.store.secrets import new_id
 
@@ -38,8 +37,7 @@ async def save(db: asyncpg.Connection, store: Store, moved: Sequence[tuple[Stand
     limits = [(after.connection_id, each[-1].limit_nano) for after, each in moved if each]
     if limits:
         await db.execute(store.sql("subscriptions.limits"), *map(list, zip(*limits, strict=True)))
-    for after, _ in sorted(moved, key=lambda each: each[0].connection_id):
-        await outbox.tell(db, after.merchant_id, "subscription.updated", after.connection_id)
+    await outbox.tell_many(db, "subscription.updated", {after.connection_id: after.merchant_id for after, _ in moved})
 
 
 def _columns(after: Standing) -> tuple[Any, ...]:
@@ -61,7 +59,6 @@ class Subscriptions:
     def __init__(self, store: Store, wallets: Wallets, *, overage_cap_nano: int) -> None:
         """`overage_cap_nano`: the overage of plans that allow it and name no cap."""
         self._store = store
-        self._wallets = wallets
         self._turns = Turns(store, wallets)
         self._cap_nano = overage_cap_nano
 
@@ -132,12 +129,13 @@ class Subscriptions:
         """
         async with self._store.transaction() as db:
             found = await self._lock_subscription(db, merchant_id, subscription_id)
-            if found is None or found[1].pending_type == "cancellation":
+            if found is None:
                 return
             connection, before = found
-            after = replace(before.without_pending(), pending_type="cancellation", pending_at=before.cycle_end_at)
-            await save(db, self._store, [(replace(after, cancelled_at=connection["merchant_now"]), [])])
-        await self._turns.apply_to([before.wallet_id])
+            if before is not None and before.pending_type != "cancellation":
+                after = replace(before.without_pending(), pending_type="cancellation", pending_at=before.cycle_end_at)
+                await save(db, self._store, [(replace(after, cancelled_at=connection["merchant_now"]), [])])
+        await self._turns.apply_to([connection["wallet_id"]])
 
     async def set_auto_top_up(self, merchant_id: str, subscription_id: str, credit_bundle_id: str | None) -> None:
         """The bundle that is bought when the credit is gone; None for none.
@@ -147,9 +145,9 @@ class Subscriptions:
         """
         async with self._store.transaction() as db:
             found = await self._lock_subscription(db, merchant_id, subscription_id)
-            if found is None:
+            before = found[1] if found is not None else None
+            if before is None:
                 raise unknown_subscription()
-            _, before = found
             if credit_bundle_id is not None:
                 await self._bundle(db, credit_bundle_id, before.terms.plan_id)
             await db.execute(self._store.sql("subscriptions.set_auto_top_up"), subscription_id, credit_bundle_id)
@@ -168,11 +166,6 @@ class Subscriptions:
             values = (grant_id, active.wallet_id, "bundle", bundle["credit_nano"], f"credit bundle {credit_bundle_id}")
             await db.execute(self._store.sql("accounts.insert_grant"), *values)
         await self._turns.apply_to([active.wallet_id])
-        ref = WalletRef(active.wallet_id, connection["shard"], merchant_id)
-        try:
-            await self._wallets.credit(ref, grant_id, "bundle", bundle["credit_nano"], at_ms=now_ms())
-        except LedgerAway:
-            return  # the worker applies it
 
     async def _lock_connection(self, db: asyncpg.Connection, merchant_id: str, connection_id: str) -> asyncpg.Record:
         row = await db.fetchrow(self._store.sql("subscriptions.lock_connection"), merchant_id, connection_id)
@@ -184,14 +177,17 @@ class Subscriptions:
 
     async def _lock_subscription(
         self, db: asyncpg.Connection, merchant_id: str, subscription_id: str
-    ) -> tuple[asyncpg.Record, Standing] | None:
-        """Its connection and where it stands; None where it has ended. Raise `subscription_not_found`."""
+    ) -> tuple[asyncpg.Record, Standing | None] | None:
+        """Its connection, and where it stands (None: it has ended); None where the customer has been deleted. Raise
+        `subscription_not_found`."""
         connection_id = await db.fetchval(self._store.sql("subscriptions.connection_of"), merchant_id, subscription_id)
         if connection_id is None:
             raise unknown_subscription()
         row = await db.fetchrow(self._store.sql("subscriptions.lock_connection"), merchant_id, connection_id)
-        found = await self._standing(db, row) if row is not None else None
-        return (row, found) if found is not None and found.subscription_id == subscription_id else None
+        if row is None:
+            return None
+        found = await self._standing(db, row)
+        return row, found if found is not None and found.subscription_id == subscription_id else None
 
     async def _terms(self, db: asyncpg.Connection, merchant_id: str, plan_id: str) -> Terms:
         row = await db.fetchrow(self._store.sql("subscriptions.terms"), merchant_id, plan_id)

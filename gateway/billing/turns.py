@@ -2,7 +2,8 @@
 
 A turn is to a cycle what a grant is to a credit. It is written in the transaction that moves the subscription; whoever
 wrote it applies it at once, and the worker applies what was left behind (`worker/grants.py`). The next turn of a wallet
-is applied only when the one before it was.
+is applied only when the one before it was. So is credit granted to the cycle or bundle pot, which has its place among
+the turns: a turn lets expire what was granted before it, and nothing that was granted after it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncpg
 import msgspec
 from hiredis import ReplyError
 
+from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
 from gateway.ledger.turn import Turn
 from gateway.ledger.wallets import WalletRef, Wallets, now_ms
@@ -25,8 +27,9 @@ from gateway.store.postgres import Store
 
 LOG = logging.getLogger("obol.turns")
 Row = Mapping[str, Any]
-"""Of the queries subscriptions.pending_turns_of and pending_turns."""
+"""Of the queries subscriptions.owed_to and pending_turns: a turn, or a grant, which names its `pot`."""
 TurnKind = Literal["start", "renewal", "upgrade", "downgrade", "end", "reset"]
+_APPLIED = ("turned", "credited", "duplicate")
 
 
 class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +75,19 @@ class Turns:
         self._wallets = wallets
 
     async def apply_to(self, wallet_ids: Iterable[str]) -> int:
-        """Apply what waits for these wallets; return how many turns were not applied before. With Redis away the worker
-        does it later."""
-        rows = await self._store.rows("subscriptions.pending_turns_of", list(wallet_ids))
-        # Redis may have forgotten that it applied an old one: the worker knows how to tell.
-        fresh_s = self._wallets.credits_remembered_s / 2
-        old = {row["wallet_id"] for row in rows if row["age_s"] >= fresh_s}
-        rows = [row for row in rows if row["wallet_id"] not in old]
+        """Apply what waits for these wallets; return how many turns were not applied before. All is committed:
+        where Redis or PostgreSQL is away, the worker does it later."""
         try:
-            return await self.apply_in_order(rows)
-        except LedgerAway:
+            rows = await self._store.rows("subscriptions.owed_to", list(wallet_ids))
+            # Redis may have forgotten that it applied an old one: the worker knows how to tell.
+            fresh_s = self._wallets.credits_remembered_s / 2
+            old = {row["wallet_id"] for row in rows if row["age_s"] >= fresh_s}
+            return await self.apply_in_order(row for row in rows if row["wallet_id"] not in old)
+        except (LedgerAway, ObolError):
             return 0
 
     async def apply_in_order(self, rows: Iterable[Row]) -> int:
-        """Apply `rows`, each wallet's from the oldest on. Return how many were not applied before. One that cannot be
+        """Apply `rows`, each wallet's from the oldest on; return how many turns were not applied before. What cannot be
         applied keeps only its own wallet's others from it. May raise LedgerAway."""
         of_wallets: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
@@ -97,18 +99,24 @@ class Turns:
         for row in rows:
             outcome = await self.apply(row)
             applied += outcome == "turned"
-            if outcome not in ("turned", "duplicate"):
+            if outcome not in _APPLIED:
                 break
         return applied
 
     async def apply(self, row: Row) -> str:
-        """Return "turned", "duplicate", or why not. May raise LedgerAway."""
-        ref = WalletRef(row["wallet_id"], row["shard"], row["merchant_id"])
-        turn = Turn(row["keep_cycle"], row["keep_bundle"], row["credit_nano"], row["reset_meters"])
+        """Return "turned", "credited", "duplicate", or why not. May raise LedgerAway."""
         try:
-            outcome = await self._wallets.turn(ref, row["turn_id"], turn, limit_nano=row["limit_nano"], at_ms=now_ms())
+            outcome = await self._send(row)
         except ReplyError as error:
             outcome = str(error)
-        if outcome not in ("turned", "duplicate"):
-            LOG.error("a cycle cannot be turned", extra={"turn_id": row["turn_id"], "reason": outcome})
+        if outcome not in _APPLIED:
+            LOG.error("what is owed cannot be applied", extra={"owed": row["owed_id"], "reason": outcome})
         return outcome
+
+    async def _send(self, row: Row) -> str:
+        ref = WalletRef(row["wallet_id"], row["shard"], row["merchant_id"])
+        owed_id, credit_nano, at_ms = row["owed_id"], row["credit_nano"], now_ms()
+        if row["pot"] is not None:
+            return await self._wallets.credit(ref, owed_id, row["pot"], credit_nano, at_ms=at_ms)
+        turn = Turn(row["keep_cycle"], row["keep_bundle"], credit_nano, row["reset_meters"])
+        return await self._wallets.turn(ref, owed_id, turn, limit_nano=row["limit_nano"], at_ms=at_ms)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import calendar
 from datetime import UTC, datetime, timedelta
-from typing import Literal, get_args
+from typing import Literal
 
 Interval = Literal["day", "week", "month", "year"]
-INTERVALS: tuple[Interval, ...] = get_args(Interval)
 A_YEAR: dict[Interval, int] = {"day": 365, "week": 52, "month": 12, "year": 1}
 """How often a plan of this interval is paid in a year: what makes amounts of different intervals comparable."""
 

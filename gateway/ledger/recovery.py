@@ -1,4 +1,5 @@
-"""What brings wallets back that Redis lost or has in an older state: one typed method a script, and two short lists.
+"""What brings wallets and the counters of spend keys back that Redis lost or has in an older state: one typed method a
+script, and two short lists.
 
 A shard's set `restoring` names wallets to restore first; its key `sweep` says that every wallet has to be looked at.
 Amounts are nano-dollars.
@@ -7,6 +8,7 @@ Amounts are nano-dollars.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -14,8 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.ledger.answers import text
 from gateway.ledger.connection import Argument, Connection
 from gateway.ledger.keys import Keys
+from gateway.ledger.spending import COUNTER_FIELDS, Counters, Spent, counters
 from gateway.ledger.wallets import Balance, WalletRef
 
 HOLDS_A_PAGE = 1_000
@@ -102,6 +106,30 @@ class Recovery:
         if keys := [self._keys.spend(shard, each) for each in spend_key_ids]:
             await self._connection.command("DEL", *keys)
 
+    async def open_key(
+        self,
+        ref: WalletRef,
+        spend_key_id: str,
+        cycles: str,
+        spent: Sequence[Spent],
+        *,
+        number: int,
+        used_ms: int,
+        holds: Sequence[str] = (),
+    ) -> str:
+        """Make the counters of a spend key: `spent` in day, week, month (`cycles`) and ever, as of journal `number`.
+        Return "opened", "present" or "unknown" (lua/open_key.lua). `holds`: keys of its open holds, or of more."""
+        keys = [self._keys.spend(ref.shard, spend_key_id), self._keys.wallet(ref.shard, ref.wallet_id), *holds]
+        figures = (figure for each in spent for figure in each)
+        arguments: list[Argument] = [spend_key_id, number, cycles, *figures, used_ms, secrets.token_hex(4)]
+        reply = await self._connection.script("open_key", keys, arguments)
+        return text(reply[0])
+
+    async def spend_counters(self, shard: int, spend_key_id: str, cycles: str) -> Counters | None:
+        """What a spend key has spent, live; None where its counters are not open."""
+        key = self._keys.spend(shard, spend_key_id)
+        return counters(await self._connection.command("HMGET", key, *COUNTER_FIELDS), cycles)
+
     async def restore(
         self, ref: WalletRef, base: Base, *, recorded_number: int, numbers: Iterable[int], holds: Sequence[str]
     ) -> Restored:
@@ -129,20 +157,20 @@ class Recovery:
         reply = await self._connection.command("HGETALL", self._keys.tiers(ref.shard, ref.wallet_id))
         return {meter.decode(): int(units) for meter, units in zip(reply[::2], reply[1::2], strict=True)}
 
-    async def open_holds(self, shard: int) -> dict[str, list[str]]:
-        """Keys of the open holds, by the key of their wallet."""
+    async def open_holds(self, shard: int, by: Literal["w", "k"] = "w") -> dict[str, list[str]]:
+        """Keys of the open holds, by the key of their wallet ("w") or the id of their spend key ("k")."""
         found: dict[str, set[str]] = defaultdict(set)
         cursor = b"0"
         while True:
             reply = await self._connection.command("ZSCAN", self._keys.holds(shard), cursor, "COUNT", HOLDS_A_PAGE)
             members = reply[1][::2]
-            wallets = await asyncio.gather(*(self._connection.command("HGET", member, "w") for member in members))
-            for member, wallet in zip(members, wallets, strict=True):
-                if wallet is not None:  # a scan may show a member twice, and one whose hold has just ended
-                    found[wallet.decode()].add(member.decode())
+            owners = await asyncio.gather(*(self._connection.command("HGET", member, by) for member in members))
+            for member, owner in zip(members, owners, strict=True):
+                if owner is not None:  # a scan may show a member twice, and one whose hold has just ended
+                    found[owner.decode()].add(member.decode())
             cursor = reply[0]
             if cursor == b"0":
-                return {wallet: sorted(holds) for wallet, holds in found.items()}
+                return {owner: sorted(holds) for owner, holds in found.items()}
 
     async def drop(self, shard: int, numbers: Iterable[int]) -> None:
         """Remove journal entries that PostgreSQL has under other numbers."""

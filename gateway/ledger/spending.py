@@ -43,7 +43,11 @@ class SpendKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def cycles(self, at_ms: int) -> str:
         """Numbers of the day, week and month of a moment, as the scripts take them."""
-        return cycles((at_ms + self.clock_offset_us // 1_000) // DAY_MS)
+        return cycles(self.day(at_ms))
+
+    def day(self, at_ms: int) -> int:
+        """The day of a moment of this computer's clock, by the merchant's."""
+        return (at_ms + self.clock_offset_us // 1_000) // DAY_MS
 
     def hold_arguments(self, at_ms: int, *, again: bool) -> Sequence[Argument]:
         """ARGV 8 to 17 of lua/hold.lua. A call that is held `again` was counted before."""

@@ -6,19 +6,45 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from gateway.core.meter import MICRO_PERCENT, UNITS_PER_RATE_UNIT, Meter
 from gateway.ledger import turn as turns
+from gateway.ledger.answers import (
+    BALANCE_FIELDS,
+    HELD,
+    UNLIMITED,
+    Balance,
+    Claim,
+    Extension,
+    HoldResult,
+    Settled,
+    text,
+)
 from gateway.ledger.connection import Argument, Connection, Issued, LedgerAway
 from gateway.ledger.kept import Kept, Settle, Untold
 from gateway.ledger.keys import Keys
-from gateway.ledger.spending import COUNTER_FIELDS, Counters, SpendKey, Spent, counters
+from gateway.ledger.spending import SpendKey
 from gateway.ledger.turn import Turn
 
-UNLIMITED = -1
+__all__ = [
+    "LOOK_AGAIN_MS",
+    "UNBOUNDED",
+    "UNLIMITED",
+    "Balance",
+    "Claim",
+    "Extension",
+    "HoldLimits",
+    "HoldResult",
+    "Price",
+    "Settled",
+    "WalletRef",
+    "Wallets",
+    "now_ms",
+]
+
 LOOK_AGAIN_MS = 10_000
 """When an expired hold whose wallet is being restored is looked at again."""
 
@@ -31,60 +57,6 @@ class WalletRef(msgspec.Struct, frozen=True):
     merchant_id: str
 
 
-class Balance(msgspec.Struct, frozen=True):
-    """A wallet at one moment. `limit_nano` is the overage allowed, -1 without limit."""
-
-    status: str
-    cycle_nano: int
-    bundle_nano: int
-    prepaid_nano: int
-    overage_nano: int
-    limit_nano: int
-    held_nano: int
-    seq: int
-    calls: int = 0
-    """Open holds."""
-
-    @property
-    def total_nano(self) -> int:
-        return self.cycle_nano + self.bundle_nano + self.prepaid_nano - self.overage_nano
-
-    @property
-    def available_nano(self) -> int | None:
-        """What new holds may reserve; None without limit."""
-        if self.limit_nano == UNLIMITED:
-            return None
-        return self.total_nano + self.limit_nano - self.held_nano
-
-
-class HoldResult(msgspec.Struct, frozen=True):
-    """`kind` is the first word of hold.lua's reply. `retry_ms`: until there is a token again. `available_nano` and
-    `held_nano` are the wallet's, or the spend key's where that is why."""
-
-    kind: Literal[
-        "held",
-        "insufficient",
-        "reserved",
-        "busy",
-        "throttled",
-        "disabled",
-        "ended",
-        "unknown",
-        "key_spent",
-        "key_requests",
-        "key_throttled",
-        "key_unopened",
-    ]
-    available_nano: int = 0
-    held_nano: int = 0
-    status: str = "ok"
-    calls: int = 0
-    retry_ms: int = 0
-
-
-HELD = HoldResult("held")
-
-
 class HoldLimits(msgspec.Struct, frozen=True):
     """What a wallet's calls may be at most: open at once, begun in a minute and of these at once. 0: any number."""
 
@@ -94,15 +66,6 @@ class HoldLimits(msgspec.Struct, frozen=True):
 
 
 UNBOUNDED = HoldLimits()
-
-
-class Extension(msgspec.Struct, frozen=True):
-    """`kind` is the first word of extend.lua's reply; `amount_nano` is held now. `why`: of a refusal."""
-
-    kind: Literal["extended", "refused", "unknown", "gone"]
-    amount_nano: int = 0
-    why: Literal["", "insufficient", "reserved", "key"] = ""
-    available_nano: int = 0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,24 +99,6 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
                 "rates": [tier.rate for tier in meter.tiers],
             }
         )
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """`amount_nano` was debited; `fee_nano` is its graduated part; `position` the units used before."""
-
-    kind: Literal["settled", "duplicate", "gone", "unknown"]
-    amount_nano: int = 0
-    fee_nano: int = 0
-    position: int = 0
-    journal_number: int = 0
-    hold_lost: bool = False
-    """Redis had lost the hold; the amount was debited without it."""
-
-
-class Claim(msgspec.Struct, frozen=True):
-    kind: Literal["claimed", "same", "conflict"]
-    holder: str = ""
-    done: bool = False
 
 
 def now_ms() -> int:
@@ -192,7 +137,7 @@ class Wallets:
         reply = await self._connection.script(
             "open", [self._keys.wallet(ref.shard, ref.wallet_id)], [status, limit_nano, "1" if create else "0"]
         )
-        return _text(reply[0])
+        return text(reply[0])
 
     async def hold(
         self,
@@ -246,16 +191,7 @@ class Wallets:
 
     async def held(self, issued: Issued) -> HoldResult:
         reply = await self._connection.answer(issued)
-        if reply[0] == b"held":
-            return HELD
-        kind = _text(reply[0])
-        if kind in ("insufficient", "reserved", "key_spent"):
-            return HoldResult(kind, int(reply[1]), int(reply[2]))  # type: ignore[arg-type]
-        if kind == "busy":
-            return HoldResult("busy", calls=int(reply[1]))
-        if kind in ("throttled", "key_throttled"):
-            return HoldResult(kind, retry_ms=int(reply[1]))  # type: ignore[arg-type]
-        return HoldResult(kind, status=_text(reply[1]) if kind == "disabled" else "ok")  # type: ignore[arg-type]
+        return HELD if reply[0] == b"held" else HoldResult.told(reply)
 
     async def extend(
         self,
@@ -269,7 +205,7 @@ class Wallets:
     ) -> Extension:
         """`progress`: what to debit if this gateway dies, and the request row so far."""
         issued = self.issue_extend(ref, request_id, amount_nano, expires_ms=expires_ms, progress=progress, spend=spend)
-        return _extension(await self._connection.answer(issued))
+        return Extension.told(await self._connection.answer(issued))
 
     def issue_extend(
         self,
@@ -299,14 +235,14 @@ class Wallets:
         """What Redis answered; None where it did not, or with an error."""
         if issued.cancelled() or issued.exception() is not None or isinstance(issued.result(), Exception):
             return None
-        return _extension(issued.result())
+        return Extension.told(issued.result())
 
     async def settle(
         self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes, spend: SpendKey | None = None
     ) -> Settled:
         """End the call that `hold` began."""
         settle = self._settle(ref, request_id, price, at_ms, body, self._record_ttl_s, "call", spend)
-        return _settled(await self._connection.script("settle", settle.keys, settle.arguments))
+        return Settled.told(await self._connection.script("settle", settle.keys, settle.arguments))
 
     def issue_settle(
         self, ref: WalletRef, request_id: str, price: Price, *, at_ms: int, body: bytes, spend: SpendKey | None = None
@@ -321,7 +257,7 @@ class Wallets:
         """What Redis answered; None where it did not, or could not settle: then `settle_spent` is to be called."""
         if issued.cancelled() or issued.exception() is not None or isinstance(issued.result(), Exception):
             return None
-        settled = _settled(issued.result())
+        settled = Settled.told(issued.result())
         return None if settled.kind in ("unknown", "gone") else settled
 
     async def settle_spent(
@@ -345,7 +281,7 @@ class Wallets:
             asked.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _send(self, settle: Settle) -> Settled:
-        settled = _settled(await self._connection.script("settle", settle.keys, settle.arguments))
+        settled = Settled.told(await self._connection.script("settle", settle.keys, settle.arguments))
         if settled.kind == "gone":
             settled = await self._settle_without_hold(settle)
         if settled.kind == "unknown":
@@ -363,7 +299,7 @@ class Wallets:
                 raise Untold("old settles are looked up once the connection is ready")
             if await self._recorded(settle):
                 return Settled("duplicate")
-        settled = _settled(await self._connection.script("settle", settle.keys, settle.without_hold().arguments))
+        settled = Settled.told(await self._connection.script("settle", settle.keys, settle.without_hold().arguments))
         return msgspec.structs.replace(settled, hold_lost=settled.kind == "settled")
 
     def _settle(
@@ -410,7 +346,7 @@ class Wallets:
         keys = self._call_keys(ref, request_id)
         if spend is not None:
             keys.append(self._keys.spend(ref.shard, spend.spend_key_id))
-        return _text((await self._connection.script("release", keys, [self._record_ttl_s]))[0])
+        return text((await self._connection.script("release", keys, [self._record_ttl_s]))[0])
 
     async def expire(self, ref: WalletRef, request_id: str, at_ms: int, spend_key_id: str = "") -> str:
         """Return "expired", "alive", "unknown" or "gone". `spend_key_id`: as the hold names it."""
@@ -425,7 +361,7 @@ class Wallets:
             ],
             [ref.wallet_id, request_id, at_ms, self._report_ttl_s, at_ms + LOOK_AGAIN_MS],
         )
-        return _text(reply[0])
+        return text(reply[0])
 
     async def credit(
         self, ref: WalletRef, credit_id: str, pot: str, amount_nano: int, *, at_ms: int, body: bytes = b"{}"
@@ -444,7 +380,7 @@ class Wallets:
         )
         if reply[0] == b"unknown":
             self.queue_restore(ref.shard, ref.wallet_id)
-        return _text(reply[0])
+        return text(reply[0])
 
     async def turn(self, ref: WalletRef, turn_id: str, turn: Turn, *, limit_nano: int, at_ms: int) -> str:
         """Turn the cycle. Return "turned", "duplicate" or "unknown" (lua/turn.lua)."""
@@ -457,30 +393,7 @@ class Wallets:
         )
         if reply[0] == b"unknown":
             self.queue_restore(ref.shard, ref.wallet_id)
-        return _text(reply[0])
-
-    async def open_key(
-        self,
-        ref: WalletRef,
-        spend_key_id: str,
-        cycles: str,
-        spent: Sequence[Spent],
-        *,
-        number: int,
-        used_ms: int,
-        holds: Sequence[str] = (),
-    ) -> str:
-        """Make the counters of a spend key: `spent` in day, week, month (`cycles`) and ever, as of journal `number`.
-        Return "opened", "present" or "unknown" (lua/open_key.lua). `holds`: keys of the wallet's open holds."""
-        keys = [self._keys.spend(ref.shard, spend_key_id), self._keys.wallet(ref.shard, ref.wallet_id), *holds]
-        figures = (figure for each in spent for figure in each)
-        arguments: list[Argument] = [spend_key_id, number, cycles, *figures, used_ms]
-        return _text((await self._connection.script("open_key", keys, arguments))[0])
-
-    async def spend_counters(self, shard: int, spend_key_id: str, cycles: str) -> Counters | None:
-        """What a spend key has spent, live; None where its counters are not open."""
-        key = self._keys.spend(shard, spend_key_id)
-        return counters(await self._connection.command("HMGET", key, *COUNTER_FIELDS), cycles)
+        return text(reply[0])
 
     async def claim(
         self, shard: int, merchant_id: str, name: str, fingerprint: str, holder: str, *, ttl_s: int | None = None
@@ -489,10 +402,7 @@ class Wallets:
         reply = await self._connection.script(
             "claim", [self._keys.claim(shard, merchant_id, name)], [fingerprint, holder, ttl_s or self._report_ttl_s]
         )
-        kind = _text(reply[0])
-        if kind == "claimed":
-            return Claim("claimed", holder)
-        return Claim(kind, _text(reply[1]), reply[2] == b"done")  # type: ignore[arg-type]
+        return Claim.told(reply, holder)
 
     async def unclaim(self, shard: int, merchant_id: str, name: str, holder: str, *, done: bool) -> None:
         state = "done" if done else "free"
@@ -502,33 +412,11 @@ class Wallets:
 
     async def balances(self, refs: Sequence[WalletRef]) -> list[Balance | None]:
         """The wallets as they are now; None for one that Redis does not hold."""
-        fields = ("status", "cycle", "bundle", "prepaid", "overage", "limit", "held", "seq", "calls")
-        futures = [self._connection.call("HMGET", self._keys.wallet(ref.shard, ref.wallet_id), *fields) for ref in refs]
-        return [_balance(await future) for future in futures]
+        futures = [
+            self._connection.call("HMGET", self._keys.wallet(ref.shard, ref.wallet_id), *BALANCE_FIELDS) for ref in refs
+        ]
+        return [Balance.told(await future) for future in futures]
 
     def _call_keys(self, ref: WalletRef, request_id: str) -> list[str]:
         names = self._keys.of_wallet(ref.shard, ref.wallet_id, ref.merchant_id)
         return [names.wallet, names.hold_prefix + request_id, names.holds, names.record_prefix + request_id]
-
-
-def _settled(reply: Any) -> Settled:
-    return Settled(_text(reply[0]), *(int(figure) for figure in reply[1:]))  # type: ignore[arg-type]
-
-
-def _extension(reply: Any) -> Extension:
-    kind = _text(reply[0])
-    if kind == "refused":
-        return Extension("refused", int(reply[3]), _text(reply[1]), int(reply[2]))  # type: ignore[arg-type]
-    return Extension(kind, int(reply[1]) if kind == "extended" else 0)  # type: ignore[arg-type]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _balance(reply: Any) -> Balance | None:
-    if isinstance(reply, Exception):
-        raise reply
-    if reply[0] is None:
-        return None
-    return Balance(_text(reply[0]), *(int(figure or 0) for figure in reply[1:]))

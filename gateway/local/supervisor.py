@@ -68,7 +68,7 @@ class _Children:
 class Supervisor:
     """One `obol up`. SIGINT and SIGTERM stop it: a second one cuts the calls under way, a third one kills.
 
-    SIGHUP replaces its gateways one by one, then the background worker.
+    SIGHUP replaces the background worker, then its gateways one by one.
     """
 
     def __init__(self, settings: Settings, *, demo: bool, commands: parts.Commands) -> None:
@@ -189,20 +189,21 @@ class Supervisor:
             await self._replace_all()
 
     async def _replace_all(self) -> None:
-        """Start each gateway anew beside the old one, then retire the old one; the background worker last."""
+        """Start each process anew beside the old one, then retire the old one. The background worker first, and until
+        it has ended: an older one cannot record all that gateways of a newer version write."""
         children = self._children
         await self._until_few_retire()
         try:
-            for index, old in enumerate(children.gateways):
-                children.gateways[index] = await self._started(self._gateway(index))
-                await self._retired(old)
             if (old_worker := children.worker) is not None:
                 children.worker = await self._started(self._child(self._table.worker))
-                await self._retired(old_worker)
+                await self._retired(old_worker, wait_s=None)
+            for index, old in enumerate(children.gateways):
+                children.gateways[index] = await self._started(self._gateway(index))
+                await self._retired(old, wait_s=self._settings.roll_wait_s)
         except ConfigurationError as error:
             self._say(f"the roll stops here, those not yet replaced go on: {error}")
             return
-        self._say("every gateway and the background worker have been replaced")
+        self._say("the background worker and every gateway have been replaced")
 
     async def _until_few_retire(self) -> None:
         limit = (_GENERATIONS_MAX - 1) * len(self._slots)
@@ -223,14 +224,14 @@ class Supervisor:
             self._children.starting.remove(new)
         return new
 
-    async def _retired(self, old: Child) -> None:
-        """Have a replaced child end its calls; wait for it, but not longer than `roll_wait_s`."""
+    async def _retired(self, old: Child, *, wait_s: float | None) -> None:
+        """Have a replaced child end its calls; wait for it, but not longer than `wait_s`."""
         self._children.retiring.append(old)
         task = asyncio.create_task(self._retire(old))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         self._publish()
-        await asyncio.wait([task], timeout=self._settings.roll_wait_s)
+        await asyncio.wait([task], timeout=wait_s)
 
     async def _retire(self, old: Child) -> None:
         await old.stop()

@@ -16,7 +16,7 @@ from gateway.proxy.call import Call
 from gateway.proxy.exchange import key_for
 from gateway.proxy.hops import Hop
 from gateway.proxy.parts import Parts
-from gateway.proxy.routing import Original, asked_for, check_name, hop_at, hop_to, load_translation, resolved
+from gateway.proxy.routing import Original, asked_for, check_name, hop_at, hop_to, resolved
 from gateway.wire.dropin import route_at
 from gateway.wire.plain import UNREAD
 from gateway.wire.target import Target
@@ -80,13 +80,8 @@ async def _hop(parts: Parts, call: Call, original: Original, entry: str | _Place
     where, format_ = resolved(parts, "POST", "/v1/forward/https/" + entry.url.removeprefix("https://"))
     own_key = _own_key(parts, call, where)
     model = entry.model or call.facts.model
-    if format_.name == original.format_name:
-        hop = await hop_at(parts, call, original, where, format_, own_key, model)
-    else:
-        await load_translation()
-        from gateway.proxy import translated
-
-        hop = await translated.hop_at(parts, call, original, where, format_, own_key, model)
+    translate = format_.name != original.format_name
+    hop = await hop_at(parts, call, original, where, format_, own_key, model, translate=translate)
     if entry.model not in (None, hop.facts.model):
         raise ObolError("forward_model_invalid", f"model is {entry.model!r}, but the url names {hop.facts.model!r}")
     return hop

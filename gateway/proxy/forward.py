@@ -83,10 +83,17 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
     """
     if parts.journals.full:
         raise parts.journals.refusal()
-    principal = call.principal
-    if principal.reserves:
+    if call.principal.reserves:
         reserve(parts, call)
-    issued = parts.wallets.issue_hold(
+    issued = issue_hold(parts, call)
+    call.held = True  # from here on it may exist, whatever the answer
+    return issued
+
+
+def issue_hold(parts: Parts, call: Call) -> Issued:
+    """A hold of `call.held_nano`, on its way to Redis. Raise LedgerAway."""
+    principal = call.principal
+    return parts.wallets.issue_hold(
         principal.wallet,
         call.request_id,
         call.held_nano,
@@ -95,8 +102,6 @@ def ask_hold(parts: Parts, call: Call) -> Issued:
         limits=parts.limits.of_hold(charged=principal.charged),
         spend=principal.spend,
     )
-    call.held = True  # from here on it may exist, whatever the answer
-    return issued
 
 
 async def hold(parts: Parts, call: Call, asked: Issued, answer: Downstream) -> None:

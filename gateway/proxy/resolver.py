@@ -55,11 +55,17 @@ class Resolver:
     """Addresses by host and port, kept for `cache_s`. `private_hosts` may have private addresses."""
 
     def __init__(
-        self, *, cache_s: float, private_hosts: AbstractSet[str] = frozenset(), lookup: Lookup = get_addresses
+        self,
+        *,
+        cache_s: float,
+        private_hosts: AbstractSet[str] = frozenset(),
+        lookup: Lookup = get_addresses,
+        lookups_max: int = LOOKUPS_MAX,
     ) -> None:
         self._cache_s = cache_s
         self._private_hosts = private_hosts
         self._lookup = lookup
+        self._lookups_max = lookups_max
         self._answers: dict[tuple[str, int], _Answer] = {}
         self._waiting: dict[tuple[str, int], asyncio.Future[_Answer]] = {}
         self._threads: Counter[bool] = Counter()
@@ -93,7 +99,7 @@ class Resolver:
 
     def _start(self, key: tuple[str, int], *, table: bool) -> asyncio.Future[_Answer]:
         """Look up in a thread of its own: one that hangs holds up neither the loop nor the end of the process."""
-        if self._threads[table] >= LOOKUPS_MAX:
+        if self._threads[table] >= self._lookups_max:
             raise NotSent("too_many_requests", "too many hosts are being resolved; try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         self._waiting[key] = waiting = loop.create_future()

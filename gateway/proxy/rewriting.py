@@ -8,7 +8,7 @@ from gateway.errors import ObolError
 from gateway.providers import Provider
 from gateway.proxy.call import Call
 from gateway.proxy.parts import Parts
-from gateway.proxy.routing import Original, hop_at, load_translation, read_body, resolved
+from gateway.proxy.routing import Original, hop_at, read_body, resolved
 from gateway.wire.contract import Format
 from gateway.wire.dropin import route_of
 from gateway.wire.rewrite import Place, Rewrite, dialect_of, rewrite_of
@@ -62,13 +62,8 @@ async def read(parts: Parts, request: web.BaseRequest, call: Call, rewrite: Rewr
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
     original = Original(rewrite.format, route, rewrite.query, body, content_type)
     own_key = call.principal.provider_key
-    if format_.dialect == rewrite.dialect:
-        if rewrite.query:
-            where, format_ = resolved(parts, "POST", f"{meant.line}?{rewrite.query}")
-        call.take(await hop_at(parts, call, original, where, format_, own_key, meant.model))
-        return original
-    await load_translation()
-    from gateway.proxy import translated
-
-    call.take(await translated.hop_at(parts, call, original, where, format_, own_key, meant.model))
+    translate = format_.dialect != rewrite.dialect
+    if rewrite.query and not translate:
+        where, format_ = resolved(parts, "POST", f"{meant.line}?{rewrite.query}")
+    call.take(await hop_at(parts, call, original, where, format_, own_key, meant.model, translate=translate))
     return original

@@ -141,7 +141,7 @@ async def hop_to(
     assert route is not None
     url = parts.catalogue.url(asked.provider, route, asked.model)
     if url is None:
-        await load_translation()
+        await _load_translation()
         from gateway.proxy import translated
 
         return await translated.hop_to(parts, call, original, asked, own_key)
@@ -152,7 +152,7 @@ async def hop_to(
     return hop_of(parts, call, where, format_, facts, original.body, own_key)
 
 
-async def load_translation() -> None:
+async def _load_translation() -> None:
     """Before `translated` is imported for the first time, which takes longer than the loop may stand still. Calls in
     the client's own format do not pay for it."""
     if TRANSLATED not in sys.modules:
@@ -167,8 +167,16 @@ async def hop_at(
     format_: Format,
     own_key: str | None,
     model: str | None,
+    *,
+    translate: bool = False,
 ) -> Hop:
-    """The call at a target, for a model: None for the one that the body names. Raise ObolError."""
+    """The call at a target, for a model: None for the one that the body names. `translate`: into the dialect of the
+    target, which is not the client's. Raise ObolError."""
+    if translate:
+        await _load_translation()
+        from gateway.proxy import translated
+
+        return await translated.hop_at(parts, call, original, where, format_, own_key, model)
     member = member_of(format_.name)
 
     def read() -> tuple[bytes, RequestFacts]:

@@ -1,7 +1,7 @@
 """Calls whose provider does not speak the client's dialect: the request before it is sent, the answer as it comes back.
 
 Metering, holds and charges are the provider's: they see its format and its bytes, and the translation comes after them.
-Nothing else imports this module when the gateway starts (`routing.translated_hop`).
+Nothing else imports this module when the gateway starts (`routing.hop_at`).
 """
 
 from __future__ import annotations

@@ -22,28 +22,25 @@ class Unsealable(Exception):
 
 
 class Sealed:
-    """Seals and opens with the keys of the installation's master key, and opens what earlier ones have sealed."""
+    """Seals and opens with a key derived from the installation's master key."""
 
-    def __init__(self, master_key: str, *earlier: str) -> None:
-        self._ciphers: dict[bytes, ChaCha20Poly1305] = {}
-        for each in (*reversed(earlier), master_key):
-            self._id, key = _derived(each)
-            self._ciphers[self._id] = ChaCha20Poly1305(key)
+    def __init__(self, master_key: str) -> None:
+        self._id, key = _derived(master_key)
+        self._cipher = ChaCha20Poly1305(key)
 
     def seal(self, secret: str, *place: str) -> bytes:
         """`place`: what the secret belongs to, such as a merchant and a provider."""
         nonce = os.urandom(_NONCE_BYTES)
-        return _VERSION + self._id + nonce + self._ciphers[self._id].encrypt(nonce, secret.encode(), _said(place))
+        return _VERSION + self._id + nonce + self._cipher.encrypt(nonce, secret.encode(), _said(place))
 
     def open(self, sealed: bytes, *place: str) -> str:
         """Raise Unsealable."""
-        head = len(_VERSION) + _ID_BYTES
-        cipher = self._ciphers.get(sealed[len(_VERSION) : head])
-        if cipher is None or sealed[: len(_VERSION)] != _VERSION:
+        ours = _VERSION + self._id
+        if not sealed.startswith(ours):
             raise Unsealable("it was sealed with another master key")
-        nonce, text = sealed[head : head + _NONCE_BYTES], sealed[head + _NONCE_BYTES :]
+        nonce, text = sealed[len(ours) : len(ours) + _NONCE_BYTES], sealed[len(ours) + _NONCE_BYTES :]
         try:
-            return cipher.decrypt(nonce, text, _said(place)).decode()
+            return self._cipher.decrypt(nonce, text, _said(place)).decode()
         except (InvalidTag, ValueError):
             raise Unsealable("it was sealed for another place, or is damaged") from None
 

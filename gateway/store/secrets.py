@@ -41,6 +41,11 @@ def preview(key: str) -> str:
     return f"{key[:16]}****"
 
 
+def hint(key: str) -> str:
+    """By which its owner knows a key that is not shown again: its last four characters."""
+    return key[-4:]
+
+
 class Derived:
     """Secrets that are functions of the master key."""
 

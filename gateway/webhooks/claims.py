@@ -30,7 +30,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     signature_style: webhook_signature.Style
     event_style: outbox.Style
     secret_number: int
-    secret_rotated_at: datetime | None
+    secret_number_before: int | None
+    """That signs, too, for a rotation is young."""
     mode: str
 
 
@@ -49,6 +50,8 @@ class Claim(msgspec.Struct, frozen=True):
     body: str | None
     attempts: int
     first_attempt_at: datetime
+    attempted_at: datetime
+    """When this attempt began."""
 
     @property
     def lane(self) -> tuple[str, str]:
@@ -97,9 +100,9 @@ class Claims:
             if await self._lost(db, claim):
                 return
             given = (retry_s, status_code, error[:ERROR_MAX_CHARACTERS])
-            due_at = await db.fetchval(self._store.sql("webhooks.fail"), claim.sequence, *given)
-            await db.execute(self._store.sql("webhooks.free_lane"), *claim.lane, due_at)
-            await db.execute(self._store.sql("webhooks.fails"), claim.webhook_id, claim.first_attempt_at)
+            await db.execute(self._store.sql("webhooks.fail"), claim.sequence, *given)
+            await self._free(db, claim)
+            await db.execute(self._store.sql("webhooks.fails"), claim.webhook_id, claim.attempted_at)
 
     async def dead(self, claim: Claim, status_code: int | None, error: str) -> bool:
         """The next event of the lane may go. Return whether the endpoint is paused because nothing reaches it."""
@@ -114,21 +117,25 @@ class Claims:
         """Nothing was sent, for a reason on our side."""
         async with self._store.transaction() as db:
             if not await self._lost(db, claim):
-                due_at = await db.fetchval(self._store.sql("webhooks.postpone"), claim.sequence, retry_s, why)
-                await db.execute(self._store.sql("webhooks.free_lane"), *claim.lane, due_at)
+                await db.execute(self._store.sql("webhooks.postpone"), claim.sequence, retry_s, why)
+                await self._free(db, claim)
 
     async def _finish(self, claim: Claim, status: str, status_code: int | None, error: str | None) -> None:
         async with self._store.transaction() as db:
             if await self._lost(db, claim):
                 return
             await db.execute(self._store.sql("webhooks.finish"), claim.sequence, status, status_code, error)
-            due_at = await db.fetchval(self._store.sql("webhooks.next_due"), *claim.lane)
-            if due_at is None:
-                await db.execute(self._store.sql("webhooks.drop_lane"), *claim.lane)
-            else:
-                await db.execute(self._store.sql("webhooks.free_lane"), *claim.lane, due_at)
+            await self._free(db, claim)
             if status == "delivered":
                 await db.execute(self._store.sql("webhooks.works"), claim.webhook_id)
+
+    async def _free(self, db: asyncpg.Connection, claim: Claim) -> None:
+        """The lane is due when its first event is: no longer this one, if an earlier one is to be sent again."""
+        due_at = await db.fetchval(self._store.sql("webhooks.next_due"), *claim.lane)
+        if due_at is None:
+            await db.execute(self._store.sql("webhooks.drop_lane"), *claim.lane)
+        else:
+            await db.execute(self._store.sql("webhooks.free_lane"), *claim.lane, due_at)
 
     async def _lost(self, db: asyncpg.Connection, claim: Claim) -> bool:
         return await db.fetchval(self._store.sql("webhooks.lock_lane"), *claim.lane, claim.claim) is None

@@ -26,8 +26,6 @@ from gateway.wire.webhook_signature import headers
 
 _LOG = logging.getLogger("obol.webhooks")
 GONE: Final = 410
-ROTATION_OVERLAP: Final = timedelta(hours=24)
-"""For so long the secret before signs, too."""
 LEASE_MARGIN_MS: Final = 10_000
 """By which a claim outlasts an attempt: what stands before it and behind it has a time limit of its own."""
 POSTPONED_S: Final = 5
@@ -74,14 +72,20 @@ class Deliverer:
         return bool(taken)
 
     async def tidy(self) -> bool:
-        """Measure what waits, and forget what is old. Return whether more is to be forgotten at once."""
+        """Clear away a page of what is over, and measure what waits. Return whether more is to be cleared away."""
+        page = (self._settings.webhook_log_days, FORGET_PAGE)
+        cleared = (
+            await self._store.execute("webhooks.expire", *page),
+            await self._store.execute("webhooks.drop_lanes", FORGET_PAGE),
+            await self._store.execute("webhooks.forget", *page),
+        )
+        if any(int(status.rpartition(" ")[2]) == FORGET_PAGE for status in cleared):
+            return True
         row = await self._store.row("webhooks.waiting", COUNTED_MAX)
         assert row is not None
         metrics.WAITING.set(row["events"])
         metrics.OLDEST_S.set(row["oldest_s"])
-        page = (self._settings.webhook_log_days, FORGET_PAGE)
-        await self._store.execute("webhooks.expire", *page)
-        return await self._store.execute("webhooks.forget", *page) == f"DELETE {FORGET_PAGE}"
+        return False
 
     async def stop(self) -> None:
         """What is cut off is sent again when its claim has come back."""
@@ -128,9 +132,8 @@ class Deliverer:
 
     def _secrets(self, endpoint: Endpoint) -> list[str]:
         """The endpoint's, newest first."""
-        number, rotated_at = endpoint.secret_number, endpoint.secret_rotated_at
-        young = rotated_at is not None and datetime.now(UTC) < rotated_at + ROTATION_OVERLAP
-        numbers = (number, number - 1) if young else (number,)
+        number, before = endpoint.secret_number, endpoint.secret_number_before
+        numbers = (number,) if before is None else dict.fromkeys((number, number - 1, before))
         return [self._derived.webhook_secret(endpoint.webhook_id, each) for each in numbers]
 
     async def _conclude(self, claim: Claim, outcome: Outcome) -> None:

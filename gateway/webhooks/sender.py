@@ -22,6 +22,7 @@ from gateway.settings import Settings
 from gateway.wire import webhook_target
 
 ANSWER_MAX_BYTES: Final = 64 * 1024
+LOOKUP_ROUNDS: Final = 3
 _REST_TIMEOUT_S = 2.0
 """To read on what is left of an answer, so that its connection can serve again."""
 
@@ -106,5 +107,13 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
 
 
 def resolver(settings: Settings) -> Resolver:
-    """Names of endpoints become addresses here: public ones, but for the hosts that the operator vouches for."""
-    return Resolver(cache_s=settings.upstream_dns_cache_s, private_hosts=frozenset(settings.webhook_private_hosts))
+    """Names of endpoints become addresses here: public ones, but for the hosts that the operator vouches for.
+
+    All hosts are merchants' choice, so what limits lookups is that attempts are limited, which are shared out fairly;
+    there is room for those of three rounds, as a lookup may hang for longer than its attempt.
+    """
+    return Resolver(
+        cache_s=settings.upstream_dns_cache_s,
+        private_hosts=frozenset(settings.webhook_private_hosts),
+        lookups_max=LOOKUP_ROUNDS * settings.webhook_calls_max,
+    )

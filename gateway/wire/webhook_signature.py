@@ -5,8 +5,8 @@
 - Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,<base64 HMAC-SHA256(key,
   "<id>.<timestamp>.<body>")>`, the key being the bytes whose base64 stands behind `whsec_`.
 
-While a rotation is young the previous secret signs too. Two of the styles have room for several signatures; for the
-plain one the earlier signature stands in a header of its own.
+While a rotation is young the previous secrets sign too. Two of the styles have room for several signatures; for the
+plain one the earliest signature, which receivers are the likeliest to know, stands in a header of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def headers(event_id: str, body: bytes, secrets: Sequence[str], *, timestamp_s: 
         "webhook-signature": " ".join(standard),
     }
     if len(plain) > 1:
-        signed["X-Webhook-Signature-Previous"] = plain[1]
+        signed["X-Webhook-Signature-Previous"] = plain[-1]
     return [(name.encode(), value.encode()) for name, value in signed.items()]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 
@@ -41,22 +40,20 @@ class Cycles:
         self._cap_nano = overage_cap_nano
 
     async def turn_once(self) -> bool:
-        """Turn at most a batch that is due in real time, and one of each merchant whose clock is ahead. Return whether
+        """Turn at most a batch that is due in real time, and one that is due by clocks that are ahead. Return whether
         there may be more: further ones, or further cycles of these."""
         moved = await self._turn_batch("due")
-        for row in await self._store.rows("subscriptions.clocks_ahead"):
-            moved += await self._turn_batch("due_by_clock", row["merchant_id"], row["merchant_now"])
-        return moved > 0
+        return await self._turn_batch("due_by_clock") + moved > 0
 
     async def overdue_s(self) -> float:
         """How long, in real time, the cycle that ended first has waited for its turn."""
         row = await self._store.row("subscriptions.overdue")
         return 0.0 if row is None else float(row["overdue_s"])
 
-    async def _turn_batch(self, name: str, *arguments: Any) -> int:
+    async def _turn_batch(self, name: str) -> int:
         """Return how many subscriptions were moved."""
         async with self._store.transaction() as db:
-            due = await db.fetch(self._store.sql(f"subscriptions.{name}"), *arguments, SUBSCRIPTIONS_A_BATCH)
+            due = await db.fetch(self._store.sql(f"subscriptions.{name}"), SUBSCRIPTIONS_A_BATCH)
             if not due:
                 return 0
             rows = await db.fetch(self._store.sql("subscriptions.locked"), [each["subscription_id"] for each in due])

@@ -27,7 +27,8 @@ _START = (datetime(1970, 1, 1, tzinfo=UTC), "")
 
 
 class Flushed:
-    """Tells whether everything journalled before the previous round is recorded by now."""
+    """Tells whether everything journalled before the previous round is recorded by now. `row`: age_s, shard,
+    flushed_number."""
 
     def __init__(self, journal: Journal, *, shards: int, record_ttl_s: int) -> None:
         self._journal = journal
@@ -41,9 +42,13 @@ class Flushed:
         self._earlier = self._numbers
         self._numbers = await asyncio.gather(*(self._journal.last_number(shard) for shard in range(self._shards)))
 
+    def may_be_forgotten(self, row: asyncpg.Record) -> bool:
+        """Whether Redis may have applied it and not know its id any more."""
+        return bool(row["age_s"] >= self._safe_age_s)
+
     def is_safe(self, row: asyncpg.Record, name: str) -> bool:
-        """Whether this may be applied: Redis knows its id, or never did. `row`: age_s, shard, flushed_number."""
-        if row["age_s"] < self._safe_age_s:
+        """Whether this may be applied: Redis knows its id, or never did."""
+        if not self.may_be_forgotten(row):
             return True
         if self._earlier and row["flushed_number"] >= self._earlier[row["shard"]]:
             return True
@@ -89,7 +94,10 @@ class Grants:
 
 
 class PendingTurns:
-    """The same of turns that whoever wrote them did not apply: wallet by wallet, each wallet's in their order."""
+    """The same of turns that whoever wrote them did not apply: wallet by wallet, each wallet's in their order.
+
+    Before an old one is applied, it is looked for in the ledger: who recorded it may not have confirmed it.
+    """
 
     def __init__(
         self, store: Store, turns: Turns, journal: Journal, *, shards: int, record_ttl_s: int, min_age_s: int = 5
@@ -105,9 +113,17 @@ class PendingTurns:
         await self._flushed.begin_round()
         rows = await self._store.rows("subscriptions.pending_turns", self._behind, self._min_age_s, TURNS_A_ROUND_MAX)
         self._behind = rows[-1]["turn_seq"] if len(rows) == TURNS_A_ROUND_MAX else 0
-        safe = [row for row in rows if self._flushed.is_safe(row, row["turn_id"])]
+        recorded = await self._confirmed([row["owed_id"] for row in rows if self._flushed.may_be_forgotten(row)])
+        rows = [row for row in rows if row["owed_id"] not in recorded]
+        safe = [row for row in rows if self._flushed.is_safe(row, row["owed_id"])]
         applied = await self._turns.apply_in_order(safe)
         applied += await self._turns.apply_to([row["wallet_id"] for row in safe])
         if applied:
             metrics.TURNS_APPLIED_LATE.inc(applied)
         return applied
+
+    async def _confirmed(self, turn_ids: list[str]) -> set[str]:
+        """Those that the ledger holds, marked as applied."""
+        if not turn_ids:
+            return set()
+        return {row["turn_id"] for row in await self._store.rows("subscriptions.confirm_recorded", turn_ids)}

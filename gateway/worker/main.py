@@ -12,35 +12,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
 
-from gateway import failpoints, log
-from gateway.billing.continuity import Continuity
-from gateway.billing.restore import Restorer
+from gateway import log
+from gateway.billing.continuity import Continuity, guarded
 from gateway.billing.shards import refuse_fewer_shards
-from gateway.billing.turns import Turns
 from gateway.errors import ConfigurationError, ObolError
-from gateway.ledger import scripts
-from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
-from gateway.ledger.journal import Journal
-from gateway.ledger.keys import Keys
-from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import Wallets
 from gateway.settings import Settings
-from gateway.store import partitions
 from gateway.store.postgres import Store
 from gateway.webhooks.deliverer import delivering
 from gateway.worker import metrics
-from gateway.worker.cycles import Cycles
 from gateway.worker.flusher import Flusher
-from gateway.worker.grants import GRANTS_A_ROUND_MAX, TURNS_A_ROUND_MAX, Grants, PendingTurns
-from gateway.worker.healer import Healer
-from gateway.worker.reaper import Reaper
-from gateway.worker.resets import Resets
+from gateway.worker.rounds import Rounds
 
 _LOG = logging.getLogger("obol.worker")
 BACKOFF_MAX_S = 5.0
@@ -105,15 +92,15 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
         await _until_answering(store, connection, stop)
         if not stop.is_set():
             await refuse_fewer_shards(store, settings.ledger_shards)
-        flusher, loops = _compose(settings, store, connection, continuity)
-        loops = (*loops, *await _webhook_loops(settings, connection, stack))
+        rounds = Rounds(settings, store, connection, continuity)
+        loops = (*_loops(rounds, settings), *await _webhook_loops(settings, rounds.wallets, stack))
         if ready_file is not None and not stop.is_set():
             await asyncio.to_thread(_write_ready, ready_file)
         _LOG.info("the worker runs", extra={"pid": os.getpid()})
         # A month whose first row lands in the default partition stays there: make the partitions before any flush.
         await loops[0].once()
         await _run_loops(loops, stop)
-        await _flush_the_rest(flusher)
+        await _flush_the_rest(rounds.flusher)
     _LOG.info("the worker has ended", extra={"pid": os.getpid()})
     return 0
 
@@ -121,14 +108,7 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
 @asynccontextmanager
 async def _engines(settings: Settings) -> AsyncIterator[tuple[Store, Connection, Continuity]]:
     store = await Store.connect(settings.postgres_url, pool_max=settings.postgres_pool_max)
-    continuity = Continuity(store, Keys(), shards=settings.ledger_shards, lost=metrics.LOST_ENTRIES.inc)
-    connection = Connection(
-        settings.redis_url,
-        scripts.load(),
-        timeout_ms=settings.redis_timeout_ms,
-        pending_max=settings.redis_pending_commands_max,
-        on_new_server=lambda run_id: continuity.accept(connection, run_id),
-    )
+    connection, continuity = guarded(settings, store, metrics.LOST_ENTRIES.inc)
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(connection.run(), name="redis connection")
         try:
@@ -153,91 +133,23 @@ async def _until_answering(store: Store, connection: Connection, stop: asyncio.E
         pause_s = min(2 * pause_s, BACKOFF_MAX_S)
 
 
-def _compose(
-    settings: Settings, store: Store, connection: Connection, continuity: Continuity
-) -> tuple[Flusher, Sequence[Loop]]:
-    keys, shards = Keys(), settings.ledger_shards
-    journal = Journal(connection, keys)
-    record_ttl_s = settings.report_record_ttl_s
-    wallets = Wallets(
-        connection, keys, record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
-    )
-    flusher = Flusher(
-        store,
-        journal,
-        shards=shards,
-        batch_entries=settings.flush_batch_entries,
-        run_id=lambda: connection.server.run_id,
-        fail=failpoints.of_settings(settings.fail_point_file, settings.data_dir),
-    )
-    restorer = Restorer(
-        store,
-        connection,
-        keys,
-        shards=shards,
-        call_ttl_s=settings.settled_record_ttl_s,
-        report_ttl_s=settings.report_record_ttl_s,
-    )
-    healer = Healer(connection, continuity, restorer, flusher)
-    reaper = Reaper(connection, keys, wallets, shards=shards)
-    grants = Grants(store, wallets, journal, shards=shards, record_ttl_s=record_ttl_s)
-    turns = Turns(store, wallets)
-    pending_turns = PendingTurns(store, turns, journal, shards=shards, record_ttl_s=record_ttl_s)
-    announce = Changes(connection, keys).announce
-    cycles = Cycles(store, turns, announce, overage_cap_nano=settings.overage_cap_nano)
-
-    async def flush() -> bool:
-        return await flusher.flush_once() >= settings.flush_batch_entries
-
-    async def reap() -> bool:
-        await reaper.reap_once()
-        return False
-
-    async def apply_grants() -> bool:
-        return await grants.apply_once() >= GRANTS_A_ROUND_MAX
-
-    resets = Resets(store, turns, Recovery(connection, keys))
-
-    async def turn_cycles() -> bool:
-        turned = await cycles.turn_once()
-        return await resets.reset_once() or turned
-
-    async def apply_turns() -> bool:
-        return await pending_turns.apply_once() >= TURNS_A_ROUND_MAX
-
-    async def make_partitions() -> bool:
-        ahead = [row["month"] for row in await store.rows("clock.times")]
-        for at in (datetime.now(UTC), *ahead):
-            for name in await partitions.ensure(store, at):
-                _LOG.info("a partition was made", extra={"partition": name})
-        return False
-
-    async def measure_lag() -> bool:
-        metrics.FLUSH_LAG.set(await flusher.lag_s())
-        metrics.CYCLES_OVERDUE.set(await cycles.overdue_s())
-        return False
-
-    return flusher, (
-        Loop("partitions", make_partitions, _PARTITIONS_INTERVAL_S),
-        Loop("flusher", flush, settings.flush_interval_ms / 1000),
-        Loop("healer", healer.heal_once, _HEAL_INTERVAL_S),
-        Loop("reaper", reap, settings.reap_interval_ms / 1000),
-        Loop("grants", apply_grants, _GRANTS_INTERVAL_S),
-        Loop("cycles", turn_cycles, _CYCLES_INTERVAL_S),
-        Loop("turns", apply_turns, _GRANTS_INTERVAL_S),
-        Loop("lag", measure_lag, _LAG_INTERVAL_S),
+def _loops(rounds: Rounds, settings: Settings) -> tuple[Loop, ...]:
+    return (
+        Loop("partitions", rounds.make_partitions, _PARTITIONS_INTERVAL_S),
+        Loop("flusher", rounds.flush, settings.flush_interval_ms / 1000),
+        Loop("healer", rounds.heal, _HEAL_INTERVAL_S),
+        Loop("reaper", rounds.reap, settings.reap_interval_ms / 1000),
+        Loop("grants", rounds.apply_grants, _GRANTS_INTERVAL_S),
+        Loop("cycles", rounds.turn_cycles, _CYCLES_INTERVAL_S),
+        Loop("turns", rounds.apply_turns, _GRANTS_INTERVAL_S),
+        Loop("lag", rounds.measure_lag, _LAG_INTERVAL_S),
     )
 
 
-async def _webhook_loops(
-    settings: Settings, connection: Connection, stack: contextlib.AsyncExitStack
-) -> tuple[Loop, ...]:
+async def _webhook_loops(settings: Settings, wallets: Wallets, stack: contextlib.AsyncExitStack) -> tuple[Loop, ...]:
     if not settings.master_key:
         _LOG.warning("webhooks are not delivered: their secrets follow from OBOL_MASTER_KEY, which is not set")
         return ()
-    wallets = Wallets(
-        connection, Keys(), record_ttl_s=settings.settled_record_ttl_s, report_ttl_s=settings.report_record_ttl_s
-    )
     deliverer = await stack.enter_async_context(delivering(settings, wallets))
     return (
         Loop("webhooks", deliverer.deliver_due, _WEBHOOKS_INTERVAL_S),

@@ -1,14 +1,14 @@
 """Resets the tier counters of customers without a subscription, monthly since their creation (`turns` of kind reset).
 
 Who has a subscription has its meters reset by the turns of that, and is only looked at again a month later. So is who
-has used no meter: a reset is written where Redis has counters at that moment.
+has used no meter: a reset is written where Redis or the record has counters at that moment. Redis alone may have lost
+them, and the record lacks what is not flushed yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 
@@ -33,22 +33,20 @@ class Resets:
         self._recovery = recovery
 
     async def reset_once(self) -> bool:
-        """Look at a batch that is due in real time, and at one of each merchant whose clock is ahead. Return whether
+        """Look at a batch that is due in real time, and at one that is due by clocks that are ahead. Return whether
         there may be more. May raise LedgerAway."""
         seen = await self._reset_batch("resets_due")
-        for row in await self._store.rows("subscriptions.clocks_ahead"):
-            seen += await self._reset_batch("resets_due_by_clock", row["merchant_id"], row["merchant_now"])
-        return seen > 0
+        return await self._reset_batch("resets_due_by_clock") + seen > 0
 
-    async def _reset_batch(self, name: str, *arguments: Any) -> int:
+    async def _reset_batch(self, name: str) -> int:
         """Return how many connections were looked at."""
         async with self._store.transaction() as db:
-            rows = await db.fetch(self._store.sql(f"subscriptions.{name}"), *arguments, CONNECTIONS_A_BATCH)
+            rows = await db.fetch(self._store.sql(f"subscriptions.{name}"), CONNECTIONS_A_BATCH)
             if not rows:
                 return 0
-            made = [_reset(row) for row in rows if not row["subscribed"]]
-            used = await asyncio.gather(*(self._recovery.units(_ref(row)) for row in rows if not row["subscribed"]))
-            made = [turn for turn, units in zip(made, used, strict=True) if units]
+            alone = [row for row in rows if not row["subscribed"]]
+            units = await asyncio.gather(*(self._recovery.units(_ref(row)) for row in alone))
+            made = [_reset(row) for row, live in zip(alone, units, strict=True) if live or row["used"]]
             await turns.insert(db, self._store, made)
             nexts = [(row["connection_id"], _boundary(row, 1)) for row in rows]
             await db.execute(self._store.sql("subscriptions.move_resets"), *map(list, zip(*nexts, strict=True)))

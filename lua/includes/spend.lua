@@ -1,6 +1,7 @@
 -- The counters of a spend key: a hash on its wallet's shard. Needs: wallet.
 --
---   open          '1' once they were made from the record; until then nothing below stands in it but p:<n>
+--   open          a name of their own, once they were made from the record; until then nothing below stands in it but
+--                 p:<n>
 --   d, w, m       numbers of the day, week and month that the counters are of ("t" stands for all time: 0)
 --   sd, sw, sm, st   nano-dollars spent in them
 --   nd, nw, nm, nt   requests that ended in them
@@ -11,6 +12,7 @@
 --
 -- A script gets `cycles`, the numbers of day, week and month at its moment, as "d w m". A later one begins a counter
 -- anew; an earlier one, of a clock that is behind, counts in all time only.
+-- A hold says in its `kc` in which counters it is counted, by their name: those that are lost take nothing with them.
 -- A function that makes the functions: calls without a spend key do not pay for them.
 
 local function spending()
@@ -49,14 +51,20 @@ local function spending()
     end
   end
 
-  -- One hold less. One that was made while the counters were not open may not be among them.
-  function spend.give_back(k, amount)
-    k.held = math.max(0, k.held - amount)
-    k.calls = math.max(0, k.calls - 1)
+  -- One hold more. The caller writes `kc`.
+  function spend.reserve(k, amount)
+    k.held, k.calls = k.held + amount, k.calls + 1
   end
 
-  function spend.write(key, k)
-    local fields = { 'open', '1', 'held', wallet.exact(k.held), 'calls', k.calls }
+  -- One hold less, if it is counted: one that was made again while the counters were not open may not be.
+  function spend.give_back(k, hold, amount)
+    if not k.open or redis.call('HGET', hold, 'kc') ~= k.open then return end
+    k.held, k.calls = k.held - amount, k.calls - 1
+  end
+
+  -- What follows are more fields and their values.
+  function spend.write(key, k, ...)
+    local fields = { 'held', wallet.exact(k.held), 'calls', k.calls, ... }
     for _, span in ipairs(SPANS) do
       local counter = k[span]
       if counter.changed then

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +22,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from running import token, upstream_map
+from scratch import scratch_directory
 from supervised import Supervised, obol_up_alone
 
 from gateway.billing.accounts import Accounts, NewConnection, NewMerchant, NewMeter
@@ -214,8 +214,7 @@ def _ready(url: str) -> bool:
 @asynccontextmanager
 async def installation(**settings: Any) -> AsyncIterator[Installation]:
     """Started and seeded when the block begins; stopped at its end, which must then be a clean one."""
-    directory = Path(tempfile.mkdtemp(prefix="obol-faults-", dir="/var/tmp"))
-    directory.chmod(0o711)  # PostgreSQL runs as another user, who has to pass through
+    directory = scratch_directory("obol-faults-")
     order_file = directory / "order"
     try:
         async with AsyncExitStack() as stack:

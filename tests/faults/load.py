@@ -141,7 +141,7 @@ class Load:
                 return
             (kind,) = rng.choices(list(self._kinds), list(self._kinds.values()))
             call = self._new(f"{self._name}-{number}-{count}", kind, rng)
-            chunk_delay_ms = rng.randint(20, 90)
+            chunk_delay_ms = rng.randint(40, 110)  # shorter calls fill both cores, and who starts again waits for them
             for _ in range(IDEMPOTENT_ATTEMPTS_MAX if kind == "idempotent" else 1):
                 attempt = await self._attempt(call, chunk_delay_ms)
                 call.attempts.append(attempt)

@@ -20,12 +20,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(120),
-    pytest.mark.xdist_group("kill matrix"),  # one after the other, on installations that they share
 ]
 
 IN_FLIGHT_MIN = 50
-WARM_S = 0.7
-AFTER_S = 1.5
+WARM_S = 0.5
+AFTER_S = 0.75
 FIRE_TIMEOUT_S = 15
 UNSETTLED_S = 0.5
 POINTS = (*OF_GATEWAY, "journalled", "flushed_not_acknowledged")
@@ -38,23 +37,19 @@ TOGETHER = [
 ]
 """The first is killed at the point, the others at once after it."""
 KILLS = [*((point, victim) for point in POINTS for victim in VICTIMS), *BETWEEN, *TOGETHER]
-ON_ONE_INSTALLATION = 14
 
 
 class Site:
-    """The installation of scenarios that follow each other: kept as long as they recover from what is done to it."""
+    """The installation of the scenarios of a process: kept as long as they recover from what is done to it."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
         self._installation: Installation | None = None
-        self._scenarios = 0
 
     async def get(self) -> Installation:
-        if self._installation is None or self._installation.spoiled or self._scenarios == ON_ONE_INSTALLATION:
+        if self._installation is None or self._installation.spoiled:
             await self._stack.aclose()
             self._installation = await self._stack.enter_async_context(installation())
-            self._scenarios = 0
-        self._scenarios += 1
         return self._installation
 
 

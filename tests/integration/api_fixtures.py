@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -66,7 +67,7 @@ class Api:
             self.settings,
             self.derived,
             self.journals,
-            spend_counters=SpendCounters(store, self.wallets, self.journal, Recovery(connection, Keys()), Keys()),
+            spend_counters=SpendCounters(store, self.journal, Recovery(connection, Keys())),
             sealed=sealed,
             provider_names=("openai", "anthropic"),
         )
@@ -164,16 +165,22 @@ FROM requests GROUP BY 1, 2, 3, 4
 """
 
 
-@pytest_asyncio.fixture(name="api")
-async def api_fixture(valkey: str, redis_client: redis.asyncio.Redis, postgres: str) -> AsyncIterator[Api]:
+@contextlib.asynccontextmanager
+async def running_api(valkey: str, postgres: str, client: redis.asyncio.Redis) -> AsyncIterator[Api]:
     connection = Connection(valkey, scripts.load())
     running = asyncio.ensure_future(connection.run())
     await connection.wait_ready(5)
     store = await Store.connect(postgres)
-    api = Api(connection, store, redis_client)
+    api = Api(connection, store, client)
     await api.prepare()
     yield api
     await api.client.close()
     await store.close()
     await connection.close()
     await running
+
+
+@pytest_asyncio.fixture(name="api")
+async def api_fixture(valkey: str, redis_client: redis.asyncio.Redis, postgres: str) -> AsyncIterator[Api]:
+    async with running_api(valkey, postgres, redis_client) as api:
+        yield api

@@ -9,6 +9,7 @@ import asyncpg
 import pytest_asyncio
 import redis.asyncio
 from running import RunningGateway, running_gateway
+from subscribers import Shop, shop
 
 from gateway.local.postgres import Postgres
 from gateway.testing import FakeProvider
@@ -28,6 +29,12 @@ async def gateway(
         yield running
 
 
+@pytest_asyncio.fixture
+async def market(valkey: str, redis_client: redis.asyncio.Redis, postgres: str) -> AsyncIterator[Shop]:
+    async with shop(valkey, postgres) as made:
+        yield made
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engines(valkey: str, postgres_server: Postgres) -> AsyncIterator[tuple[str, str]]:
     """An empty Valkey and a database of this module's own: the URLs that `running_gateway` takes.
@@ -39,7 +46,7 @@ async def engines(valkey: str, postgres_server: Postgres) -> AsyncIterator[tuple
     name = f"module_{secrets.token_hex(6)}"
     server = await asyncpg.connect(postgres_server.url, timeout=10)
     try:
-        await server.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
+        await server.execute(f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY file_copy")
         yield valkey, postgres_server.database_url(name)
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
+
+from gateway.app import _mapped
+from gateway.proxy.parts import Parts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -93,3 +97,13 @@ class ScriptedProvider:
                 await writer.drain()
         writer.write(END)
         await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def scripted(parts: Parts) -> AsyncIterator[ScriptedProvider]:
+    """It stands behind every origin instead of the fake provider."""
+    origins = parts.origins
+    async with ScriptedProvider() as provider:
+        parts.origins = {origin: _mapped(origin, provider.url) for origin in origins}
+        yield provider
+    parts.origins = origins

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 import redis.asyncio
-from api_fixtures import Api
-
-from gateway.ledger import scripts
-from gateway.ledger.connection import Connection
-from gateway.store.postgres import Store
+from api_fixtures import Api, running_api
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="api")
 async def shared_api(engines: tuple[str, str]) -> AsyncIterator[Api]:
     valkey, postgres = engines
-    connection = Connection(valkey, scripts.load())
-    running = asyncio.ensure_future(connection.run())
-    await connection.wait_ready(5)
-    store = await Store.connect(postgres)
-    async with redis.asyncio.Redis.from_url(valkey) as client:
-        api = Api(connection, store, client)
-        await api.prepare()
+    async with redis.asyncio.Redis.from_url(valkey) as client, running_api(valkey, postgres, client) as api:
         yield api
-        await api.client.close()
-    await store.close()
-    await connection.close()
-    await running

@@ -14,9 +14,10 @@ from worker_support import METER, SHARDS, Installation, installation
 from gateway.audit import audit
 from gateway.billing.clock import Clocks
 from gateway.billing.plans import NewPlan, Plan, Plans
+from gateway.billing.restore import Restorer
 from gateway.billing.subscriptions import Subscriptions
 from gateway.billing.turns import Turns
-from gateway.core.meter import Meter
+from gateway.core.meter import Meter, from_definition
 from gateway.core.money import NANO
 from gateway.core.usage import Usage
 from gateway.ledger.keys import shard_of
@@ -31,6 +32,8 @@ from gateway.worker.resets import Resets
 MERCHANT = "mer_1"
 CAP_NANO = 7 * NANO
 NANO_A_TOKEN = 2_000
+GRADUATED_DEFINITION = {"tiers": [{"start": 0, "rate": "2"}, {"start": 1_000_000, "rate": "1"}]}
+GRADUATED = from_definition("meter_g", 1, GRADUATED_DEFINITION)
 
 
 class Shop:
@@ -55,6 +58,10 @@ class Shop:
         return PendingTurns(
             self.obol.store, self.turns, self.obol.journal, shards=SHARDS, record_ttl_s=172_800, min_age_s=0
         )
+
+    def restorer(self) -> Restorer:
+        times = {"call_ttl_s": 900, "report_ttl_s": 172_800}
+        return Restorer(self.obol.store, self.obol.connection, self.obol.keys, shards=SHARDS, **times)
 
     async def plan(self, dollars: int, **more: Any) -> Plan:
         given = {"name": f"{dollars} dollars", "period_amount_nano": dollars * NANO} | more
@@ -134,3 +141,27 @@ class Shop:
 async def shop(valkey: str, postgres: str) -> AsyncIterator[Shop]:
     async with installation(valkey, postgres) as made:
         yield Shop(made, valkey, postgres)
+
+
+async def turns(obol: Installation, subscription_id: str) -> list[tuple[int, str]]:
+    rows = await obol.fetch(
+        "SELECT number, kind FROM turns WHERE subscription_id = $1 ORDER BY turn_seq", subscription_id
+    )
+    return [(row["number"], row["kind"]) for row in rows]
+
+
+async def subscription(market: Shop, subscription_id: str) -> dict[str, Any]:
+    (row,) = await market.obol.fetch("SELECT * FROM subscriptions WHERE subscription_id = $1", subscription_id)
+    return row
+
+
+class KilledOnce:
+    """A worker that dies between its commit and Redis: nothing of its turns is applied, or only some."""
+
+    def __init__(self, market: Shop, applied: int) -> None:
+        self.market, self.applied = market, applied
+
+    async def apply_to(self, wallet_ids: list[str]) -> int:
+        rows = await self.market.obol.store.rows("subscriptions.owed_to", wallet_ids)
+        await self.market.turns.apply_in_order(rows[: self.applied])
+        raise KeyboardInterrupt

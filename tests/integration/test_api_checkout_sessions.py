@@ -47,6 +47,21 @@ async def test_a_session_under_all_names_and_its_token(api: Api) -> None:
     assert (await api.call("GET", f"{PATH}/{shown['checkout_session_id']}")).body == shown
 
 
+async def test_nothing_of_a_deleted_plan_is_sold(api: Api) -> None:
+    bundle = {"name": "Ten", "cost": "9", "credit_amount": "10"}
+    plan = (await api.call("POST", "/v1/plans", {"name": "Pro", "period_amount": 25, "credit_bundles": [bundle]})).body
+    bundle_id = plan["credit_bundles"][0]["credit_bundle_id"]
+    asked = {**ONBOARDING, "checkout_mode": "credit_bundle", "customer_id": "user-1", "credit_bundle_id": bundle_id}
+    made = (await api.call("POST", PATH, asked)).body
+    assert (made["plan_id"], made["credit_bundle_id"]) == (plan["plan_id"], bundle_id)
+    assert (await api.call("DELETE", f"/v1/plans/{plan['plan_id']}")).status == 200
+    refused = await api.call("POST", PATH, asked)
+    assert (refused.status, refused.body["error"]["param"]) == (404, "credit_bundle_id")
+    asked = {**ONBOARDING, "checkout_mode": "subscription", "subscription_config_id": plan["plan_id"]}
+    refused = await api.call("POST", PATH, asked)
+    assert (refused.status, refused.body["error"]["param"]) == (404, "subscription_config_id")
+
+
 async def test_what_has_no_value_is_left_out(api: Api) -> None:
     made = (await api.call("POST", PATH, {**ONBOARDING, "customer_id": None, "plan_id": ""})).body
     assert set(made) == {*ONBOARDING, "checkout_session_id", "checkout_session_token", "created_at", "expires_at"}

@@ -133,3 +133,11 @@ async def test_webhooks_hear_of_a_customer_that_comes_and_goes(api: Api) -> None
         told = await db.fetch("SELECT event FROM webhook_deliveries WHERE connection_id = $1 ORDER BY sequence", made)
         await db.execute("UPDATE webhooks SET deleted_at = now()")
     assert [row["event"] for row in told] == ["connection.created", "connection.deleted"]
+
+
+async def test_the_merchants_own_connection_takes_no_reference_from_a_customer(api: Api) -> None:
+    own = f"/v1/customers/{api.merchant.self_connection_id}"
+    refused = await api.call("PATCH", own, {"reference_id": "mine"})
+    assert (refused.status, refused.body["error"]["param"]) == (400, "reference_id")
+    assert (await api.call("PATCH", own, {"reference_id": None, "name": "Shop"})).status == 200
+    assert (await api.call("POST", "/v1/customers", {"reference_id": "mine"})).status == 201

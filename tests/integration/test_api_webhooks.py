@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from webhook_support import Shop, shop
+from webhook_support import Shop, clean_shop, shared_shop  # noqa: F401
 
+from gateway.api import paging, webhook_deliveries, webhooks
 from gateway.errors import ObolError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 URL = "https://hooks.example.com/in"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(engines: tuple[str, str]) -> AsyncIterator[Shop]:
-    async with shop(*engines) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def here(opened: Shop) -> Shop:
-    await opened.clean()
-    return opened
 
 
 async def create(here: Shop, **fields: Any) -> Any:
@@ -192,3 +179,55 @@ async def test_one_that_is_being_sent_stays_alone(here: Shop) -> None:
     await here.deliver()
     (after,) = await here.log(endpoint["webhook_id"])
     assert (after["attempts"], after["last_error"]) == (1, "no answer within 0.3 s")
+
+
+async def test_one_that_is_sent_again_during_an_attempt_does_not_wait_for_that_ones_retry(here: Shop) -> None:
+    endpoint = await here.endpoint()
+    await here.tell(here.api.customer, "connection.created")
+    await here.deliver()
+    here.receiver.script.append("hang")
+    await here.tell(here.api.customer, "connection.deleted")
+    await here.deliverer.deliver_due()
+    while len(here.receiver.received) < 2:
+        await asyncio.sleep(0.002)
+    first = (await here.log(endpoint["webhook_id"]))[-1]
+    path = f"/v1/webhooks/{endpoint['webhook_id']}/deliveries/{first['event_id']}/resend"
+    assert (await here.api.call("POST", path)).body["status"] == "waiting"
+    await here.deliver()
+    told = [each["event"] for each in here.receiver.events()]
+    assert told == ["connection.created", "connection.deleted", "connection.created"]
+    await here.later()
+    await here.deliver()
+    assert [each["status"] for each in await here.log(endpoint["webhook_id"])] == ["delivered"] * 2
+
+
+async def test_what_waits_is_hurried_page_by_page_when_an_endpoint_is_active_again(
+    here: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "HURRY_PAGE", 2)
+    endpoint = await here.endpoint()
+    for number in range(4):
+        await here.tell(await here.api.new_customer(f"{endpoint['webhook_id']}-{number}"), "connection.deleted")
+    await here.execute("UPDATE webhook_lanes SET due_at = now() + interval '1 hour'")
+    (claimed, *_) = await here.value("SELECT array_agg(connection_id) FROM webhook_lanes")
+    await here.execute("UPDATE webhook_lanes SET claim = gen_random_uuid() WHERE connection_id = $1", claimed)
+    for status in ("paused", "active"):
+        await here.api.call("PATCH", f"/v1/webhooks/{endpoint['webhook_id']}", {"status": status})
+    left = await here.value("SELECT array_agg(connection_id) FROM webhook_lanes WHERE due_at > now()")
+    assert left == [claimed]
+
+
+async def test_the_few_that_are_dead_are_found_without_those_that_are_not(here: Shop) -> None:
+    endpoint = (await create(here)).body["webhook_id"]
+    rows = """
+INSERT INTO webhook_deliveries (event_id, webhook_id, merchant_id, connection_id, event, due_at, status)
+SELECT 'evt_' || number, $1, 'mer_1', 'con_1', 'connection.deleted', now(),
+       CASE WHEN number % 1000 = 0 THEN 'dead' ELSE 'delivered' END
+FROM generate_series(1, 5000) number"""
+    await here.execute(rows, endpoint)
+    await here.execute("ANALYZE webhook_deliveries")
+    assert len(await here.log(endpoint, status="dead")) == 5
+    async with here.api.store.connection() as db:
+        sql = "EXPLAIN " + webhook_deliveries.statement(here.api.store, "dead")
+        plan = await db.fetch(sql, endpoint, *paging.NEWEST, 11)
+    assert "webhook_deliveries_undelivered" in str(plan)

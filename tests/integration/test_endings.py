@@ -330,7 +330,7 @@ async def test_every_ending_is_counted_by_its_name(played: Played) -> None:
     assert played.held_left == 0
 
 
-def test_the_table_in_the_documents_is_complete() -> None:
+async def test_the_table_in_the_documents_is_complete() -> None:
     """Each ending has a line there, and a case here or a test elsewhere."""
     text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
     section = text.partition("## How a call can end\n")[2].partition("\n## ")[0]

@@ -27,7 +27,7 @@ QUERIES = {"/v1/usage": {"start": (datetime.now(UTC) - timedelta(days=2)).isofor
 """What a list must be asked with."""
 OWN_NAMES = {("PUT", "/v1/provider_keys/{id}")}
 """Calls whose id is a name that every merchant may use: they make the caller's own."""
-ALIKE = {"/v1/test_clock"}
+ALIKE = {"/v1/test_clock", "/v1/payment_methods"}
 """What begins alike for all."""
 VOLATILE = re.compile(rb'"(as_of|last_used_at|now|end)":("[^"]*"|null)')
 SAME_THING = (
@@ -95,7 +95,8 @@ async def furnish(api: Api, merchant_id: str, key: str, name: str) -> Owned:
     )
     secret = await make("/v1/secret_keys", {"name": name})
     spend = await make("/v1/spend_keys", {"name": name, "customer_id": name})
-    await make_wallet_key(api.store, merchant_id, customer["customer_id"], name)
+    async with api.store.connection() as db:
+        await make_wallet_key(db, merchant_id, customer["customer_id"], name)
     (wallet_key,) = (await api.call("GET", "/v1/wallet_keys", key=key)).body["data"]
     await make("/v1/provider_keys/openai", {"key": f"sk-{name}-0123456789"}, "PUT")
     webhook = await make("/v1/webhooks", {"name": name, "url": f"https://example.com/{name}"})

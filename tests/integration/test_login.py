@@ -11,6 +11,9 @@ import pytest
 from api_fixtures import Api
 from shared_api import shared_api  # noqa: F401
 
+from gateway.api import login
+from gateway.errors import ObolError
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _LEFT_S = "SELECT extract(epoch FROM max(expires_at) - now())::integer FROM logins WHERE step = 'code'"
@@ -34,6 +37,7 @@ async def approval(api: Api, secret_key: str | None = None) -> str:
     status, text, headers = await send(api, secret_key=secret_key or api.merchant.secret_key)
     assert status == 200, text
     assert "Shop" in text
+    assert "wallet key" not in text
     assert "43210" in text
     assert "form-action 'self' http://127.0.0.1:43210;" in headers["Content-Security-Policy"]
     assert api.merchant.secret_key not in text
@@ -92,6 +96,32 @@ async def test_older_sdks_get_a_wallet_key_too(api: Api) -> None:
     (listed,) = (await api.call("GET", "/v1/wallet_keys", key=answer["wallet_key"])).body["data"]
     assert (listed["wallet_key_id"], listed["name"]) == (answer["wallet_key_id"], "CLI login")
     assert listed["wallet_id"] == answer["wallet_id"]
+
+
+async def test_what_an_older_login_brought_ends_with_its_secret_key(api: Api) -> None:
+    _, text, _ = await send(api, "/auth/cli", secret_key=api.merchant.secret_key)
+    assert "wallet key" in text
+    for method, action in (("DELETE", ""), ("POST", "/rotate")):
+        _, other = await exchange(api, await code(api, "/auth/cli"))
+        _, ended = await exchange(api, await code(api, "/auth/cli"))
+        assert (await api.call(method, f"/v1/secret_keys/{ended['secret_key_id']}{action}")).status == 200
+        assert (await api.call("GET", "/v1/spend_keys", key=ended["wallet_key"])).status == 401
+        listed = (await api.call("GET", "/v1/wallet_keys")).body["data"]
+        assert ended["wallet_key_id"] not in [each["wallet_key_id"] for each in listed]
+        assert (await api.call("GET", "/v1/spend_keys", key=other["wallet_key"])).status == 200
+
+
+async def test_a_code_whose_keys_were_not_both_made_is_still_good(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise ObolError("store_unavailable", "the database is not reachable")
+
+    taken = await code(api, "/auth/cli")
+    keys = (await api.call("GET", "/v1/secret_keys", limit="100")).body["data"]
+    with monkeypatch.context() as patched:
+        patched.setattr(login, "make_wallet_key", fail)
+        assert (await exchange(api, taken))[0] == 503
+    assert (await api.call("GET", "/v1/secret_keys", limit="100")).body["data"] == keys
+    assert (await exchange(api, taken))[0] == 200
 
 
 async def test_a_code_is_good_once_for_a_minute_and_as_long_as_its_key(api: Api) -> None:

@@ -86,3 +86,40 @@ async def test_tier_counters_and_journal_numbers_are_filled_in(older: tuple[str,
     numbers = await db.fetch("SELECT wallet_id, last_number FROM wallets")
     assert {row["wallet_id"]: row["last_number"] for row in numbers} == {"used": 7, "idle": 0}
     assert await migrate.run(url) == []
+
+
+async def test_a_subscription_of_before_cycles_keeps_its_overage(older: tuple[str, asyncpg.Connection]) -> None:
+    """Also one that the version before writes beside the new one."""
+    url, db = older
+
+    async def subscribe(name: str, limit_nano: int) -> None:
+        await db.execute("INSERT INTO wallets (wallet_id, merchant_id, shard) VALUES ($1, 'mer_1', 0)", name)
+        await db.execute(
+            "INSERT INTO connections (connection_id, merchant_id, wallet_id, secret_hash, overage_limit_nano) "
+            "VALUES ($1, 'mer_1', $1, $2, $3)",
+            name,
+            name.encode(),
+            limit_nano,
+        )
+        await db.execute(
+            "INSERT INTO subscriptions "
+            "(subscription_id, connection_id, plan_id, started_at, cycle_start_at, cycle_end_at) "
+            "VALUES ($1, $1, 'plan', now(), now(), now() + interval '1 month')",
+            name,
+        )
+
+    await db.execute("INSERT INTO merchants (merchant_id, account_id, mode, name) VALUES ('mer_1', 'acc', 'test', 'T')")
+    await db.execute(
+        "INSERT INTO plans (plan_id, merchant_id, name, period_amount_nano, included_credit_nano, overage) "
+        "VALUES ('plan', 'mer_1', 'P', 1, 1, 'charge')"
+    )
+    await subscribe("paying", 5)
+    await subscribe("blocked", 0)
+    assert "0011_turns" in await migrate.run(url)
+    await subscribe("behind", 5)
+    rows = await db.fetch("SELECT subscription_id, merchant_id, anchor_at = started_at, can_charge FROM subscriptions")
+    assert {tuple(row) for row in rows} == {
+        ("paying", "mer_1", True, True),
+        ("blocked", "mer_1", True, False),
+        ("behind", "mer_1", True, True),
+    }

@@ -77,10 +77,14 @@ async def test_a_roll_and_a_stop_under_load_fail_no_call(valkey, redis_client, p
     ):
         customer = await local.customer(1000 * 10**9)
         traffic = Traffic(up.url, local.token_for(customer), seed=18)
-        traffic.begin(streams=40, chunks=30, chunk_delay_ms=300, spread_s=1, kept=4, fresh=1)
-        await up.until(lambda: traffic.streams_open == 40, 30)
+        traffic.begin(streams=4, chunks=30, chunk_delay_ms=300, spread_s=0, kept=4, fresh=1)
+        await up.until(lambda: traffic.streams_open == 4, 30)
         first = up.state
-        await up.roll()
+        rolling = asyncio.create_task(up.roll())
+        while not rolling.done():  # about forty are open whenever a gateway has to stop, however long that takes
+            traffic.begin(streams=4, chunks=15, chunk_delay_ms=300, spread_s=0.5, kept=0, fresh=0)
+            await asyncio.wait([rolling], timeout=0.5)
+        await rolling
         second = up.state
         assert not {*first["workers"], first["worker_pid"]} & {*second["workers"], second["worker_pid"]}
         assert set(second["draining"]) <= {*first["workers"], first["worker_pid"]}

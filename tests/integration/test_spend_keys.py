@@ -15,9 +15,12 @@ from realtime_client import talk
 from running import RunningGateway, running_gateway
 from tests_support import events_of
 
+from gateway.billing import spend_keys
 from gateway.billing.restore import Restorer
 from gateway.core.money import format_nano
 from gateway.ledger.keys import Keys
+from gateway.ledger.spending import DAY_MS, SpendKey
+from gateway.ledger.wallets import now_ms
 from gateway.local.fake.directive import Directive
 from gateway.testing import FakeProvider, steering_header
 from gateway.worker.reaper import Reaper
@@ -345,6 +348,60 @@ async def test_counters_that_redis_lost_are_opened_from_the_record(gateway):
     assert (after["total_requests"], (await live(gateway, key)).spend_held) == (3, 0)
     await gateway.flusher.flush_once()
     assert (await recorded(gateway, key))[1] == 3
+
+
+async def test_calls_that_wait_for_counters_wait_for_one_opening(gateway, monkeypatch):
+    keys = [await make(gateway) for _ in range(4)]
+    assert [(await call(gateway, key)).status for key in keys] == [200] * 4
+    for key in keys:
+        await settled(gateway, key)
+        await gateway.context.wallets._connection.command("DEL", await counters_of(gateway, key))
+    counters, made = gateway.parts.spend_counters, Counter()
+
+    def counting(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **named: made.update([name]) or real(*given, **named))
+
+    counting(counters, "_sums")
+    counting(counters._recovery, "open_holds")
+    counting(counters._recovery, "open_key")
+    asked = asyncio.gather(*(call(gateway, key) for key in keys * 10))
+    async with asyncio.timeout(2):
+        while len(counters._openings) < len(keys):
+            await asyncio.sleep(0.005)
+    await gateway.flusher.flush_once()
+    assert Counter(each.status for each in await asked) == {200: 40}
+    assert (made["_sums"], made["open_key"]) == (4, 4)
+    assert made["open_holds"] <= 2  # of all keys at once, or with those that came too late for the first
+    assert [(await settled(gateway, key))["total_requests"] for key in keys] == [11] * 4
+    assert not counters._openings
+    assert not counters._looks
+
+
+async def test_counters_opened_at_midnight_are_of_the_day_that_was_looked_up(gateway, monkeypatch):
+    key = await make(gateway, spend_limit={"amount": "1", "cycle": "daily"})
+    assert (await call(gateway, key)).status == 200
+    await settled(gateway, key)
+    await gateway.flusher.flush_once()
+    name, connection = await counters_of(gateway, key), gateway.context.wallets._connection
+    await connection.command("DEL", name)
+    (at_ms, of_key), spend = (now_ms(), await spend_of(gateway, key)), gateway.parts.spend_counters
+    hours = iter([at_ms])
+    monkeypatch.setattr(spend_keys, "now_ms", lambda: next(hours, at_ms + DAY_MS))
+    await spend.open(await own_wallet(gateway), of_key)
+    tomorrow = of_key.cycles(at_ms + DAY_MS)
+    found = await spend._recovery.spend_counters((await own_wallet(gateway)).shard, of_key.spend_key_id, tomorrow)
+    assert (found.spent["daily"].nano, found.spent["total"].nano) == (0, COST_NANO)
+    await connection.command("DEL", name)
+    hours = iter([at_ms])
+    read = await spend.read((await own_wallet(gateway)).shard, of_key)
+    assert read.spent["daily"].nano == COST_NANO  # today's, whole
+
+
+async def spend_of(gateway: RunningGateway, key: dict[str, Any]) -> SpendKey:
+    spend = (await gateway.context.principals.principal(key["key"])).spend
+    assert spend is not None
+    return spend
 
 
 async def test_what_ends_while_the_counters_are_lost_is_counted_once(gateway):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest_asyncio
 import redis.asyncio
 from aiohttp import web
 from api_fixtures import SHARDS, Api
@@ -177,3 +178,15 @@ async def shop(valkey: str, postgres: str) -> AsyncIterator[Shop]:
         await store.close()
         await connection.close()
         await keeper
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="opened")
+async def shared_shop(engines: tuple[str, str]) -> AsyncIterator[Shop]:
+    async with shop(*engines) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module", name="here")
+async def clean_shop(opened: Shop) -> Shop:
+    await opened.clean()
+    return opened

@@ -13,6 +13,7 @@ from gateway.ledger import scripts
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.wallets import WalletRef, Wallets
 
 REF = WalletRef("wal_1", 3, "mer_1")
@@ -27,6 +28,7 @@ class Ledger:
         self.keys = Keys()
         self.wallets = Wallets(connection, self.keys, record_ttl_s=60, report_ttl_s=600)
         self.journal = Journal(connection, self.keys)
+        self.recovery = Recovery(connection, self.keys)
 
     async def opened(self, *, cycle: int = 0, limit: int = 0, ref: WalletRef = REF) -> WalletRef:
         await self.wallets.open(ref, status="ok", limit_nano=limit, create=True)

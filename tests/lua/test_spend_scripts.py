@@ -26,7 +26,7 @@ async def spending(ledger: Any) -> Any:
 
 
 async def open_key(ledger: Any, *, number: int = 0, holds: Any = (), spent: Any = NOTHING) -> str:
-    return await ledger.wallets.open_key(REF, "spk_1", NOW, spent, number=number, used_ms=0, holds=holds)
+    return await ledger.recovery.open_key(REF, "spk_1", NOW, spent, number=number, used_ms=0, holds=holds)
 
 
 async def hold(
@@ -46,7 +46,7 @@ async def settle(ledger: Any, name: str, cost: int, key: SpendKey = COST) -> str
 
 async def counted(ledger: Any) -> tuple[int, int, int, int]:
     """Spent and requests of the month; held and calls."""
-    found = await ledger.wallets.spend_counters(REF.shard, "spk_1", NOW)
+    found = await ledger.recovery.spend_counters(REF.shard, "spk_1", NOW)
     assert found is not None
     return *found.spent["monthly"], found.held_nano, found.calls
 
@@ -160,3 +160,39 @@ async def test_a_call_that_is_held_again_is_not_counted_again(spending):
     assert (await hold(spending, "four", 1_001, COST, again=True)).kind == "key_spent"
     await spending.client.delete(spending.keys.spend(REF.shard, "spk_1"))
     assert (await hold(spending, "five", 10, COST, again=True)).kind == "held"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["settled", "released", "expired"])
+async def test_a_hold_that_the_counters_do_not_hold_takes_nothing_from_the_others(spending, how):
+    """Made again while they were closed, and too late for the list that they were opened with."""
+    await hold(spending, "one", 100)
+    await spending.client.delete(spending.keys.spend(REF.shard, "spk_1"))
+    assert (await hold(spending, "two", 70, again=True)).kind == "held"
+    assert await open_key(spending, holds=[spending.keys.hold(REF.shard, REF.merchant_id, "one")]) == "opened"
+    assert (await counted(spending))[2:] == (100, 1)
+    match how:
+        case "settled":
+            assert await settle(spending, "two", 60) == how
+        case "released":
+            assert await spending.wallets.release(REF, "two", COST) == how
+        case "expired":
+            assert await spending.wallets.expire(REF, "two", AT_MS + 9, "spk_1") == how
+    assert (await counted(spending))[2:] == (100, 1)
+    assert await settle(spending, "one", 60) == "settled"
+    assert (await counted(spending))[2:] == (0, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_hold_that_the_counters_do_not_hold_is_counted_when_it_is_renewed(spending):
+    await hold(spending, "one", 100)
+    await spending.client.delete(spending.keys.spend(REF.shard, "spk_1"))
+    await hold(spending, "two", 70, again=True)
+    await spending.wallets.extend(REF, "two", 80, expires_ms=AT_MS, spend=COST)
+    await open_key(spending)
+    for name, amount in (("one", 100), ("one", 100), ("two", 80), ("two", 90)):
+        assert (await spending.wallets.extend(REF, name, amount, expires_ms=AT_MS, spend=COST)).kind == "extended"
+    assert (await counted(spending))[2:] == (190, 2)
+    for name in ("one", "two"):
+        assert await settle(spending, name, 60) == "settled"
+    assert await counted(spending) == (120, 2, 0, 0)

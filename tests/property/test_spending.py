@@ -15,6 +15,7 @@ from gateway.ledger import scripts
 from gateway.ledger.connection import Connection
 from gateway.ledger.journal import Entry, Journal
 from gateway.ledger.keys import Keys
+from gateway.ledger.recovery import Recovery
 from gateway.ledger.spending import DAY_MS, SPANS, Cycle, Limit, SpendKey, Spent, cycles, first_days
 from gateway.ledger.wallets import Price, WalletRef, Wallets, now_ms
 
@@ -74,7 +75,7 @@ class SpendMachine(RuleBasedStateMachine):
             await self.ledger.open(REF, status="ok", limit_nano=-1, create=True)
 
         self.run(connect())
-        self.journal = Journal(self.connection, Keys())
+        self.journal, self.recovery = Journal(self.connection, Keys()), Recovery(self.connection, Keys())
         requests = requests and Limit(requests.most // 1_000, requests.cycle)
         self.keys = [
             SpendKey(spend_key_id="by_cost", spend_limit=limits[0], request_limit=requests, by_cost=True),
@@ -84,7 +85,7 @@ class SpendMachine(RuleBasedStateMachine):
         """Settled once the hold had expired, and with it what it reserved: a settle never refuses."""
         self.models = {key.spend_key_id: Model() for key in self.keys}
         for key in self.keys:
-            self.run(self.ledger.open_key(REF, key.spend_key_id, "0 0 0", [Spent()] * 4, number=0, used_ms=0))
+            self.run(self.recovery.open_key(REF, key.spend_key_id, "0 0 0", [Spent()] * 4, number=0, used_ms=0))
 
     def teardown(self):
         if hasattr(self, "connection"):
@@ -218,7 +219,7 @@ class SpendMachine(RuleBasedStateMachine):
     def lose_the_counters(self, which, before, behind, nano):
         """Nobody may begin anything until they are opened; what ends meanwhile is counted all the same."""
         key = self.keys[which]
-        self.run(self.connection.command("DEL", Keys().spend(0, key.spend_key_id)))
+        self._lose(key)
         refused = self.run(
             self.ledger.hold(REF, "req:none", 0, expires_ms=self.now, descriptor=b"{}", at_ms=self.now, spend=key)
         )
@@ -226,20 +227,59 @@ class SpendMachine(RuleBasedStateMachine):
         self.settle(before, nano)
         recorded = self.run(self.journal.last_number(0))  # what SpendCounters.open waits for
         self.settle(behind, nano)
+        self._reopen(key, recorded, list(self.calls))
+
+    @rule(which=st.integers(0, 1), lately=LATELY, renewed=st.booleans())
+    def lose_a_hold_with_the_counters(self, which, lately, renewed):
+        """It is made again too late to be found by who opens them."""
+        key = self.keys[which]
+        self.hold(which, 500)
+        names = [name for name, each in self.calls.items() if each.key is key and each.state == "open"]
+        if not names:
+            return
+        again = names.pop(-1 - lately % len(names))
+        self._lose(key)
+        self._hold_again(again)
+        self._reopen(key, self.run(self.journal.last_number(0)), names)
+        if renewed:
+            assert self._extend_now(again, self.calls[again].amount, None, key).kind == "extended"
+        else:
+            self._settle(again, 500)
+
+    def _lose(self, key):
+        self.run(self.connection.command("DEL", Keys().spend(0, key.spend_key_id)))
+
+    def _reopen(self, key, recorded, names):
         entries = [each for each in self.run(self.journal.read(0, 0, 10_000)) if each.number <= recorded]
         sums = _recorded([each for each in entries if each.spend_key_id == key.spend_key_id], self.today)
-        holds = [Keys().hold(0, REF.merchant_id, name) for name in self.calls]
-        opened = self.ledger.open_key(
+        holds = [Keys().hold(0, REF.merchant_id, name) for name in names]
+        opened = self.recovery.open_key(
             REF, key.spend_key_id, cycles(self.today), sums, number=recorded, used_ms=0, holds=holds
         )
         assert self.run(opened) == "opened"
+
+    def _hold_again(self, request):
+        call = self.calls[request]
+        self.run(self.connection.command("DEL", Keys().hold(0, REF.merchant_id, request)))
+        again = self.ledger.hold(
+            REF,
+            request,
+            call.amount,
+            expires_ms=self.now + DAY_MS,
+            descriptor=b"{}",
+            at_ms=self.now,
+            spend=call.key,
+            again=True,
+        )
+        assert self.run(again).kind == "held"
+        call.progress, call.day = 0, self.today
 
     @invariant()
     def counters_are_the_models(self):
         if not hasattr(self, "keys"):
             return
         for key in self.keys:
-            live = self.run(self.ledger.spend_counters(0, key.spend_key_id, cycles(self.today)))
+            live = self.run(self.recovery.spend_counters(0, key.spend_key_id, cycles(self.today)))
             assert live is not None
             model, open_calls = self.models[key.spend_key_id], self._open(key)
             assert live.spent == {cycle: model.spent(cycle, self.today) for cycle in SPANS}

@@ -11,12 +11,11 @@ import msgspec
 from gateway.billing.principals import Principal
 from gateway.errors import ObolError
 from gateway.ledger.connection import LedgerAway
-from gateway.ledger.row import encode
-from gateway.ledger.wallets import Extension, HoldResult, now_ms
+from gateway.ledger.wallets import Extension, HoldResult
 from gateway.providers import Provider
 from gateway.proxy.call import Call, Ending
 from gateway.proxy.conclusion import begin, conclude
-from gateway.proxy.forward import granted
+from gateway.proxy.forward import granted, issue_hold
 from gateway.proxy.metering import Metered
 from gateway.proxy.parts import Parts
 from gateway.proxy.rolling import extend
@@ -96,16 +95,7 @@ class SessionCalls:
         return call
 
     async def _ask(self, call: Call) -> HoldResult:
-        parts, principal = self.parts, call.principal
-        return await parts.wallets.hold(
-            principal.wallet,
-            call.request_id,
-            call.held_nano,
-            expires_ms=now_ms() + parts.settings.hold_ttl_s * 1000,
-            descriptor=encode(call.descriptor()),
-            limits=parts.limits.of_hold(charged=principal.charged),
-            spend=principal.spend,
-        )
+        return await self.parts.wallets.held(issue_hold(self.parts, call))
 
     async def _look_again(self) -> None:
         """A session outlives what was allowed when it began: its spend key may have been changed, paused or revoked.

@@ -6,7 +6,13 @@ SELECT wallet_id, shard, merchant_id FROM wallets WHERE wallet_id > $1 ORDER BY 
 
 -- name: wallets
 -- Row and ledger of some wallets. `at_*`: the ledger up to the sequence number that Redis showed ($2).
-SELECT w.wallet_id, w.last_seq, w.cycle_nano, w.bundle_nano, w.prepaid_nano, w.overage_nano, e.*
+-- `limit_nano`: the overage that the wallet's customer may run up; null without one, and while a turn that may change it
+-- is on its way.
+SELECT w.wallet_id, w.last_seq, w.cycle_nano, w.bundle_nano, w.prepaid_nano, w.overage_nano, e.*,
+       (SELECT c.overage_limit_nano FROM connections c
+        WHERE c.wallet_id = w.wallet_id AND c.deleted_at IS NULL
+          AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.wallet_id = w.wallet_id AND t.applied_at IS NULL)
+       ) AS limit_nano
 FROM unnest($1::text[], $2::bigint[]) AS k (wallet_id, seq)
 JOIN wallets w ON w.wallet_id = k.wallet_id
 CROSS JOIN LATERAL (
@@ -82,7 +88,8 @@ WITH moved AS (
     SELECT wallet_id, kind, reference, cycle_delta, bundle_delta, prepaid_delta, overage_delta,
            (sum(cycle_delta) OVER before_and_this - cycle_delta)::bigint AS cycle_before,
            (sum(bundle_delta) OVER before_and_this - bundle_delta)::bigint AS bundle_before
-    FROM ledger_entries WHERE wallet_id IN (SELECT wallet_id FROM turns)
+    FROM ledger_entries
+    WHERE wallet_id IN (SELECT wallet_id FROM turns UNION SELECT wallet_id FROM ledger_entries WHERE kind = 'turn')
     WINDOW before_and_this AS (PARTITION BY wallet_id ORDER BY seq)
 ), entries AS (
     SELECT moved.*, count(*) OVER (PARTITION BY reference) AS times FROM moved WHERE kind = 'turn'
@@ -100,12 +107,19 @@ WHERE t.turn_id IS NULL OR e.reference IS NULL OR e.times <> 1
 ORDER BY 1, 2
 
 -- name: turned
--- Subscriptions whose turns are not as many as they say.
-SELECT s.subscription_id, s.turns, t.turns AS found
+-- Subscriptions whose turns are not those that they say: number 0 is their start, which those of before cycles lack.
+SELECT s.subscription_id, s.turns - 1 AS number, coalesce(t.turns, 0) AS turns, t.first, t.last
 FROM subscriptions s
-JOIN (SELECT subscription_id, max(number) + 1 AS turns FROM turns GROUP BY 1) t USING (subscription_id)
-WHERE s.turns <> t.turns
+LEFT JOIN (SELECT subscription_id, count(*) AS turns, min(number) AS first, max(number) AS last FROM turns
+           WHERE subscription_id IS NOT NULL GROUP BY 1) t USING (subscription_id)
+WHERE coalesce(t.last, 0) <> s.turns - 1 OR t.turns <> t.last - t.first + 1 OR t.first > 1
 ORDER BY 1
+
+-- name: overdue
+-- Turns that have been owed for longer than $1 s.
+SELECT turn_id, wallet_id, created_at FROM turns
+WHERE applied_at IS NULL AND created_at < now() - $1::integer * interval '1 second'
+ORDER BY turn_seq
 
 -- name: latest_charges
 SELECT merchant_id, request_id, wallet_id, meter_id, meter_version, price_version, billing_mode, provider, model,

@@ -16,6 +16,10 @@ SELECT coalesce(sum(d.spent_nano) FILTER (WHERE d.day = $2), 0)::bigint AS day_n
        coalesce((SELECT c.last_id FROM journal_cursors c WHERE c.shard = $5), 0) AS flushed_number
 FROM spend_key_days d WHERE d.spend_key_id = $1
 
+-- name: flushed
+-- Up to which number of its journal a shard is recorded.
+SELECT coalesce((SELECT last_id FROM journal_cursors WHERE shard = $1), 0) AS number
+
 -- name: spend_page
 SELECT k.*, w.shard FROM spend_keys k JOIN wallets w USING (wallet_id)
 WHERE k.merchant_id = $1 AND k.revoked_at IS NULL AND ($5::text IS NULL OR k.wallet_id = $5)
@@ -68,8 +72,8 @@ UPDATE wallet_keys SET last_used_at = now()
 WHERE wallet_key_id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
 
 -- name: wallet_insert
-INSERT INTO wallet_keys (wallet_key_id, merchant_id, wallet_id, connection_id, name, key_hash, key_hint)
-SELECT $1, c.merchant_id, c.wallet_id, c.connection_id, $4, $5, $6
+INSERT INTO wallet_keys (wallet_key_id, merchant_id, wallet_id, connection_id, name, key_hash, key_hint, secret_key_id)
+SELECT $1, c.merchant_id, c.wallet_id, c.connection_id, $4, $5, $6, $7
 FROM connections c WHERE c.merchant_id = $2 AND c.connection_id = $3 AND c.deleted_at IS NULL
 RETURNING wallet_key_id
 
@@ -88,6 +92,10 @@ RETURNING wallet_key_id, key_hint, name, wallet_id, last_used_at, created_at
 UPDATE wallet_keys SET revoked_at = now()
 WHERE merchant_id = $1 AND wallet_key_id = $2 AND revoked_at IS NULL AND ($3::text IS NULL OR wallet_id = $3)
 RETURNING wallet_key_id
+
+-- name: wallet_end
+-- What a login made beside a secret key: whoever loses that one loses both.
+UPDATE wallet_keys SET revoked_at = now() WHERE merchant_id = $1 AND secret_key_id = $2 AND revoked_at IS NULL
 
 -- name: secret_page
 SELECT secret_key_id, name, secret_key_hint, created_at FROM secret_keys

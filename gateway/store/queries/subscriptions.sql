@@ -1,4 +1,4 @@
--- Subscriptions and the turns of their cycles (gateway/billing/subscriptions.py, turns.py, worker/cycles.py).
+-- Subscriptions and the turns of their cycles (gateway/billing/subscriptions.py, turns.py, worker/cycles.py, resets.py).
 --
 -- Locks are taken in this order, so nobody waits for another in a circle: connection, plan, subscription. The worker,
 -- which locks connection and subscription at once, waits for nobody.
@@ -25,7 +25,7 @@ FOR SHARE;
 -- name: standing
 -- The connection's active subscription, locked, with the terms of its plan and of the one it is to change to.
 SELECT s.subscription_id, s.connection_id, c.merchant_id, c.wallet_id, w.shard, s.status, s.can_charge, s.started_at,
-       coalesce(s.anchor_at, s.started_at) AS anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
+       s.anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
        s.auto_top_up_bundle_id, s.pending_type, s.pending_at, s.cancelled_at, s.ended_at,
        to_jsonb(p) AS terms, to_jsonb(q) AS pending_terms
 FROM subscriptions s JOIN connections c USING (connection_id) JOIN wallets w USING (wallet_id)
@@ -41,23 +41,30 @@ ORDER BY s.cycle_end_at
 LIMIT $1
 FOR NO KEY UPDATE OF s, c SKIP LOCKED;
 
--- name: clocks_ahead
-SELECT merchant_id, now() + offset_us * interval '1 microsecond' AS merchant_now
-FROM test_clocks WHERE offset_us > 0 ORDER BY updated_at DESC LIMIT 1000;
-
 -- name: due_by_clock
--- The same of one merchant whose clock is ahead, at $2. A parameter, so that the index by time is used.
-SELECT s.subscription_id FROM subscriptions s JOIN connections c USING (connection_id)
-WHERE s.merchant_id = $1 AND s.status = 'active' AND s.cycle_end_at <= $2
-ORDER BY s.cycle_end_at
-LIMIT $3
+-- The same, by the clocks of all merchants that have moved theirs, in any order: a merchant with many keeps no other
+-- from its turn. Looked for one by one, so that the index by merchant and time is used.
+WITH found AS MATERIALIZED (
+    SELECT of_one.subscription_id
+    FROM (SELECT merchant_id, now() + offset_us * interval '1 microsecond' AS merchant_now
+          FROM test_clocks WHERE offset_us > 0 ORDER BY random()) t
+    CROSS JOIN LATERAL (
+        SELECT s.subscription_id FROM subscriptions s
+        WHERE s.merchant_id = t.merchant_id AND s.status = 'active' AND s.cycle_end_at <= t.merchant_now
+        ORDER BY s.cycle_end_at LIMIT $1) of_one
+    LIMIT $1
+)
+SELECT s.subscription_id
+FROM subscriptions s JOIN connections c USING (connection_id) JOIN test_clocks t ON t.merchant_id = s.merchant_id
+WHERE s.subscription_id IN (SELECT subscription_id FROM found)
+  AND s.status = 'active' AND s.cycle_end_at <= now() + t.offset_us * interval '1 microsecond'
 FOR NO KEY UPDATE OF s, c SKIP LOCKED;
 
 -- name: locked
 -- Where subscriptions stand that this transaction has locked. A statement of its own: one that locks rows sees the plans
 -- that it joins as they were before it waited for the lock.
 SELECT s.subscription_id, s.connection_id, c.merchant_id, c.wallet_id, w.shard, s.status, s.can_charge, s.started_at,
-       coalesce(s.anchor_at, s.started_at) AS anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
+       s.anchor_at, s.cycle_number, s.turns, s.cycle_start_at, s.cycle_end_at,
        s.auto_top_up_bundle_id, s.pending_type, s.pending_at, s.cancelled_at, s.ended_at,
        to_jsonb(p) AS terms, to_jsonb(q) AS pending_terms,
        now() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
@@ -116,31 +123,51 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::t
                           credit_nano, limit_nano, reset_meters, place)
 ORDER BY u.place;
 
--- name: pending_turns_of
--- Of some wallets, in the order in which they are to be applied.
-SELECT t.turn_id, t.turn_seq, t.merchant_id, t.wallet_id, w.shard, t.kind, t.keep_cycle, t.keep_bundle, t.credit_nano,
-       t.limit_nano, t.reset_meters, extract(epoch FROM now() - t.created_at)::double precision AS age_s
-FROM turns t JOIN wallets w USING (wallet_id)
-WHERE t.applied_at IS NULL AND t.wallet_id = ANY ($1)
-ORDER BY t.turn_seq;
+-- name: owed_to
+-- What waits for some wallets, in the order in which it is to be applied: their turns, and between them the credit
+-- granted to the pots that turns let expire (`pot`; null of a turn).
+SELECT o.owed_id, o.wallet_id, w.merchant_id, w.shard, o.pot, o.credit_nano, o.keep_cycle, o.keep_bundle, o.limit_nano,
+       o.reset_meters, extract(epoch FROM now() - o.created_at)::double precision AS age_s
+FROM (
+    SELECT turn_id AS owed_id, turn_seq, wallet_id, created_at, NULL AS pot, credit_nano, keep_cycle, keep_bundle,
+           limit_nano, reset_meters
+    FROM turns WHERE applied_at IS NULL AND wallet_id = ANY ($1)
+    UNION ALL
+    SELECT grant_id, turn_seq, wallet_id, created_at, pot, amount_nano, NULL, NULL, NULL, NULL
+    FROM grants WHERE applied_at IS NULL AND wallet_id = ANY ($1) AND pot IN ('cycle', 'bundle')
+) o JOIN wallets w USING (wallet_id)
+ORDER BY o.turn_seq;
 
 -- name: pending_turns
--- A page behind $1 of the wallets with turns that are not known to be applied: the first of each, if older than $2 s.
-SELECT t.turn_id, t.turn_seq, t.merchant_id, t.wallet_id, w.shard, t.kind, t.keep_cycle, t.keep_bundle, t.credit_nano,
-       t.limit_nano, t.reset_meters, extract(epoch FROM now() - t.created_at)::double precision AS age_s,
-       coalesce(j.last_id, 0) AS flushed_number
+-- A page behind $1 of the wallets with turns that are not known to be applied: the first of each, if older than $2 s and
+-- no grant comes before it (worker.pending_grants).
+SELECT t.turn_id AS owed_id, t.turn_seq, t.wallet_id, w.merchant_id, w.shard, NULL::text AS pot, t.credit_nano,
+       t.keep_cycle, t.keep_bundle, t.limit_nano, t.reset_meters,
+       extract(epoch FROM now() - t.created_at)::double precision AS age_s, coalesce(j.last_id, 0) AS flushed_number
 FROM turns t JOIN wallets w USING (wallet_id) LEFT JOIN journal_cursors j ON j.shard = w.shard
 WHERE t.applied_at IS NULL AND t.turn_seq > $1 AND t.created_at < now() - $2::integer * interval '1 second'
   AND NOT EXISTS (SELECT 1 FROM turns e
                   WHERE e.wallet_id = t.wallet_id AND e.applied_at IS NULL AND e.turn_seq < t.turn_seq)
+  AND NOT EXISTS (SELECT 1 FROM grants g WHERE g.wallet_id = t.wallet_id AND g.applied_at IS NULL
+                    AND g.turn_seq < t.turn_seq AND g.pot IN ('cycle', 'bundle'))
 ORDER BY t.turn_seq
 LIMIT $3;
 
+-- name: confirm_recorded
+-- Of these turns, those that the ledger holds: whoever recorded them did not say so.
+UPDATE turns t SET applied_at = l.at
+FROM ledger_entries l
+WHERE t.turn_id = ANY ($1) AND t.applied_at IS NULL
+  AND l.wallet_id = t.wallet_id AND l.kind = 'turn' AND l.reference = t.turn_id
+RETURNING t.turn_id;
+
 -- name: resets_due
--- Customers whose month has ended in real time. One with a subscription has its meters reset with that.
+-- Customers whose month has ended in real time. One with a subscription has its meters reset with that. `used`: the
+-- record has counters; Redis may have lost them.
 SELECT c.connection_id, c.merchant_id, c.wallet_id, w.shard, c.created_at, c.overage_limit_nano,
        now() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
            * interval '1 microsecond' AS merchant_now,
+       EXISTS (SELECT 1 FROM wallet_meters m WHERE m.wallet_id = c.wallet_id) AS used,
        EXISTS (SELECT 1 FROM subscriptions s WHERE s.connection_id = c.connection_id AND s.status = 'active') AS subscribed
 FROM connections c JOIN wallets w USING (wallet_id)
 WHERE c.deleted_at IS NULL AND c.meters_reset_at <= now()
@@ -149,13 +176,24 @@ LIMIT $1
 FOR NO KEY UPDATE OF c SKIP LOCKED;
 
 -- name: resets_due_by_clock
+-- The same, by the clocks that are ahead (see due_by_clock).
+WITH found AS MATERIALIZED (
+    SELECT of_one.connection_id
+    FROM (SELECT merchant_id, now() + offset_us * interval '1 microsecond' AS merchant_now
+          FROM test_clocks WHERE offset_us > 0 ORDER BY random()) t
+    CROSS JOIN LATERAL (
+        SELECT c.connection_id FROM connections c
+        WHERE c.merchant_id = t.merchant_id AND c.deleted_at IS NULL AND c.meters_reset_at <= t.merchant_now
+        ORDER BY c.meters_reset_at LIMIT $1) of_one
+    LIMIT $1
+)
 SELECT c.connection_id, c.merchant_id, c.wallet_id, w.shard, c.created_at, c.overage_limit_nano,
-       $2::timestamptz AS merchant_now,
+       now() + t.offset_us * interval '1 microsecond' AS merchant_now,
+       EXISTS (SELECT 1 FROM wallet_meters m WHERE m.wallet_id = c.wallet_id) AS used,
        EXISTS (SELECT 1 FROM subscriptions s WHERE s.connection_id = c.connection_id AND s.status = 'active') AS subscribed
-FROM connections c JOIN wallets w USING (wallet_id)
-WHERE c.merchant_id = $1 AND c.deleted_at IS NULL AND c.meters_reset_at <= $2
-ORDER BY c.meters_reset_at
-LIMIT $3
+FROM connections c JOIN wallets w USING (wallet_id) JOIN test_clocks t ON t.merchant_id = c.merchant_id
+WHERE c.connection_id IN (SELECT connection_id FROM found)
+  AND c.deleted_at IS NULL AND c.meters_reset_at <= now() + t.offset_us * interval '1 microsecond'
 FOR NO KEY UPDATE OF c SKIP LOCKED;
 
 -- name: move_resets

@@ -1,15 +1,15 @@
 -- Webhooks: the outbox (gateway/billing/outbox.py).
 
 -- name: tell
--- One event of one connection, in the transaction of whatever it tells. Rows are locked in the order of connection and
--- endpoint, here and below, so that two transactions never wait for each other in a circle.
+-- One event ($1, ids $2) of each of the connections $3, in the transaction of whatever it tells. Rows are locked in the
+-- order of connection and endpoint, here and below, so that two transactions never wait for each other in a circle.
 WITH told AS (
     INSERT INTO webhook_deliveries (event_id, webhook_id, merchant_id, connection_id, event, data, due_at)
-    SELECT $1, w.webhook_id, w.merchant_id, $4, $3, $5, now()
-    FROM webhooks w
-    WHERE w.merchant_id = $2 AND w.deleted_at IS NULL AND w.status = 'active'
-      AND (w.events IS NULL OR $3 = ANY (w.events))
-    ORDER BY w.webhook_id COLLATE "C"
+    SELECT e.event_id, w.webhook_id, w.merchant_id, e.connection_id, $1, $5, now()
+    FROM unnest($2::text[], $3::text[], $4::text[]) AS e (event_id, connection_id, merchant_id)
+    JOIN webhooks w ON w.merchant_id = e.merchant_id
+    WHERE w.deleted_at IS NULL AND w.status = 'active' AND (w.events IS NULL OR $1 = ANY (w.events))
+    ORDER BY e.connection_id COLLATE "C", w.webhook_id COLLATE "C"
     ON CONFLICT DO NOTHING
     RETURNING webhook_id, connection_id, due_at
 )
@@ -83,7 +83,7 @@ SET open = false, attempts = d.attempts + 1, last_attempt_at = now(),
 FROM heads
 WHERE d.sequence = heads.sequence
 RETURNING heads.claim, d.sequence, d.event_id, d.webhook_id, d.merchant_id, d.connection_id, d.event, d.data,
-          d.created_at, d.body, d.attempts, d.first_attempt_at
+          d.created_at, d.body, d.attempts, d.first_attempt_at, d.last_attempt_at
 
 -- name: drop_claims
 -- Lanes in which nothing waits.
@@ -91,7 +91,10 @@ DELETE FROM webhook_lanes l USING unnest($1::text[], $2::text[], $3::uuid[]) AS 
 WHERE l.webhook_id = c.webhook_id AND l.connection_id = c.connection_id AND l.claim = c.claim
 
 -- name: endpoint
-SELECT w.webhook_id, w.url, w.signature_style, w.event_style, w.secret_number, w.secret_rotated_at, m.mode
+-- For 24 hours after a rotation the secret before signs, too; also that before the first of several (see `rotate`).
+SELECT w.webhook_id, w.url, w.signature_style, w.event_style, w.secret_number,
+       CASE WHEN w.secret_rotated_at > now() - interval '24 hours'
+            THEN coalesce(w.secret_number_before, w.secret_number - 1) END AS secret_number_before, m.mode
 FROM webhooks w JOIN merchants m ON m.merchant_id = w.merchant_id
 WHERE w.webhook_id = $1
 
@@ -111,14 +114,13 @@ WHERE sequence = $1
 UPDATE webhook_deliveries
 SET due_at = now() + $2::integer * interval '1 second', last_status_code = $3, last_error = $4
 WHERE sequence = $1
-RETURNING due_at
 
 -- name: postpone
 -- Nothing was sent: this was no attempt.
 UPDATE webhook_deliveries
-SET due_at = now() + $2::integer * interval '1 second', attempts = attempts - 1, last_error = $3
+SET due_at = now() + $2::integer * interval '1 second', attempts = attempts - 1, last_error = $3,
+    first_attempt_at = CASE WHEN attempts > 1 THEN first_attempt_at END
 WHERE sequence = $1
-RETURNING due_at
 
 -- name: next_due
 SELECT due_at FROM webhook_deliveries
@@ -134,7 +136,7 @@ DELETE FROM webhook_lanes WHERE webhook_id = $1 AND connection_id = $2
 UPDATE webhooks SET failing_since = NULL WHERE webhook_id = $1 AND failing_since IS NOT NULL
 
 -- name: fails
--- Since $2, the first attempt of what failed.
+-- Since $2, when this attempt began: what was delivered before it counts.
 UPDATE webhooks SET failing_since = $2 WHERE webhook_id = $1 AND failing_since IS NULL
 
 -- name: give_up
@@ -151,13 +153,21 @@ DELETE FROM webhook_deliveries WHERE sequence IN (
     LIMIT $2)
 
 -- name: expire
--- What waits for an endpoint that has been paused or deleted for so long is dead.
+-- A page of what waits for a deleted endpoint, and of what has waited $1 days for one that is paused, is dead. Here and
+-- below, what somebody works on is left for the next time.
 UPDATE webhook_deliveries SET status = 'dead', finished_at = now() WHERE sequence IN (
     SELECT d.sequence FROM webhooks w
     JOIN webhook_deliveries d ON d.webhook_id = w.webhook_id AND d.status = 'waiting'
-    WHERE (w.status = 'paused' OR w.deleted_at IS NOT NULL)
-      AND d.created_at < now() - $1::integer * interval '1 day'
-    LIMIT $2)
+    WHERE w.deleted_at IS NOT NULL
+       OR (w.status = 'paused' AND d.created_at < now() - $1::integer * interval '1 day')
+    LIMIT $2 FOR UPDATE OF d SKIP LOCKED)
+
+-- name: drop_lanes
+-- A page of the lanes of deleted endpoints.
+DELETE FROM webhook_lanes WHERE (webhook_id, connection_id) IN (
+    SELECT l.webhook_id, l.connection_id FROM webhooks w JOIN webhook_lanes l USING (webhook_id)
+    WHERE w.deleted_at IS NOT NULL
+    LIMIT $1 FOR UPDATE OF l SKIP LOCKED)
 
 -- name: waiting
 SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision AS oldest_s
@@ -214,35 +224,39 @@ UPDATE webhooks SET status = 'paused', paused_reason = 'merchant' WHERE webhook_
 UPDATE webhooks SET status = 'active', paused_reason = NULL, failing_since = NULL WHERE webhook_id = $1
 
 -- name: hurry
--- What waits for the endpoint may be tried at once.
-WITH locked AS MATERIALIZED (
-    SELECT connection_id FROM webhook_lanes WHERE webhook_id = $1 AND claim IS NULL AND due_at > now()
-    ORDER BY connection_id COLLATE "C" FOR UPDATE
+-- What waits for the endpoint may be tried at once: a page of it, at most $3 lanes behind that of the connection $2.
+-- Returns how many these were, and the last one.
+WITH page AS MATERIALIZED (
+    SELECT connection_id FROM webhook_lanes WHERE webhook_id = $1 AND connection_id > $2
+    ORDER BY connection_id LIMIT $3
+), locked AS MATERIALIZED (
+    SELECT l.connection_id FROM webhook_lanes l JOIN page USING (connection_id)
+    WHERE l.webhook_id = $1 AND l.claim IS NULL AND l.due_at > now()
+    ORDER BY l.connection_id COLLATE "C" FOR UPDATE OF l
+), hurried AS (
+    UPDATE webhook_lanes l SET due_at = now() FROM locked
+    WHERE l.webhook_id = $1 AND l.connection_id = locked.connection_id
 )
-UPDATE webhook_lanes l SET due_at = now() FROM locked
-WHERE l.webhook_id = $1 AND l.connection_id = locked.connection_id
+SELECT count(*) AS lanes, max(connection_id) AS last FROM page
 
 -- name: rotate
-UPDATE webhooks SET secret_number = secret_number + 1, secret_rotated_at = now()
+-- One that follows another within 24 hours leaves the secret that receivers had before both.
+UPDATE webhooks
+SET secret_number = secret_number + 1, secret_rotated_at = now(),
+    secret_number_before = CASE WHEN secret_rotated_at > now() - interval '24 hours' THEN secret_number_before
+                                ELSE secret_number END
 WHERE merchant_id = $1 AND webhook_id = $2 AND deleted_at IS NULL
 RETURNING *
 
 -- name: delete
+-- A mark, whatever waits: nothing is sent or written from now on, and `expire` and `drop_lanes` clear away the rest.
 UPDATE webhooks SET deleted_at = now() WHERE merchant_id = $1 AND webhook_id = $2 AND deleted_at IS NULL
 RETURNING webhook_id
 
--- name: drop_lanes
-WITH locked AS MATERIALIZED (
-    SELECT connection_id FROM webhook_lanes WHERE webhook_id = $1 ORDER BY connection_id COLLATE "C" FOR UPDATE
-)
-DELETE FROM webhook_lanes l USING locked WHERE l.webhook_id = $1 AND l.connection_id = locked.connection_id
-
--- name: drop_waiting
-UPDATE webhook_deliveries SET status = 'dead', finished_at = now() WHERE webhook_id = $1 AND status = 'waiting'
-
 -- name: deliveries
+-- {scope}: of one status, if that is asked for.
 SELECT * FROM webhook_deliveries
-WHERE webhook_id = $1 AND (created_at, event_id) < ($2, $3) AND ($5::text IS NULL OR status = $5)
+WHERE webhook_id = $1 AND (created_at, event_id) < ($2, $3){scope}
 ORDER BY created_at DESC, event_id DESC
 LIMIT $4
 

@@ -60,29 +60,12 @@ class _Client(Generic[World]):
     def send_paged(self, call: Call[Listed[T]]) -> Any:
         raise NotImplementedError
 
-    def forward_token(
-        self,
-        *,
-        customer_id: str | None = None,
-        meter_slug: str | None = None,
-        connection_secret: str | None = None,
-        product_secret: str | None = None,
-        provider_key: str | None = None,
-        disable_billing: bool = False,
-    ) -> str:
+    def forward_token(self, **fields: Unpack[tokens.TokenFields]) -> str:
         """The key to give to a vendor's package for one customer's calls by one meter: see `tokens.forward_token`.
 
         It holds the secret key: keep it on your servers.
         """
-        return tokens.forward_token(
-            self._secret_key,
-            customer_id=customer_id,
-            meter_slug=meter_slug,
-            connection_secret=connection_secret,
-            product_secret=product_secret,
-            provider_key=provider_key,
-            disable_billing=disable_billing,
-        )
+        return tokens.forward_token(self._secret_key, **fields)
 
     def _request(self, http: httpx2.Client | httpx2.AsyncClient, call: Call[Any]) -> httpx2.Request:
         return http.build_request(
@@ -142,6 +125,8 @@ class Obol(_Client[Sync]):
         response = self._send(request, repeatable=repeatable, stream=True)
         try:
             yield response
+        except httpx2.RequestError as error:
+            _raise_cut_off(error, response)
         finally:
             response.close()
 
@@ -170,8 +155,8 @@ class Obol(_Client[Sync]):
                 response.read()
             finally:
                 response.close()
-        except httpx2.TransportError as error:
-            _raise_transport(error)
+        except httpx2.RequestError as error:
+            _raise_failed(error)
         raise api_error(response.status_code, response.headers, response.content)
 
     def close(self) -> None:
@@ -213,6 +198,8 @@ class AsyncObol(_Client[Async]):
         response = await self._send(request, repeatable=repeatable, stream=True)
         try:
             yield response
+        except httpx2.RequestError as error:
+            _raise_cut_off(error, response)
         finally:
             await response.aclose()
 
@@ -241,8 +228,8 @@ class AsyncObol(_Client[Async]):
                 await response.aread()
             finally:
                 await response.aclose()
-        except httpx2.TransportError as error:
-            _raise_transport(error)
+        except httpx2.RequestError as error:
+            _raise_failed(error)
         raise api_error(response.status_code, response.headers, response.content)
 
     async def close(self) -> None:
@@ -264,6 +251,13 @@ def _decoded(content: bytes, call: Call[T]) -> T:
         raise UnexpectedAnswerError(f"{call.method} /v1/{call.path} answered what is not known here: {error}") from None
 
 
-def _raise_transport(error: httpx2.TransportError) -> NoReturn:
+def _raise_cut_off(error: httpx2.RequestError, response: httpx2.Response) -> NoReturn:
+    """What went wrong while the caller read `response`. Where another request of the caller failed, it is not ours."""
+    if error.request is not response.request:
+        raise error
+    _raise_failed(error)
+
+
+def _raise_failed(error: httpx2.RequestError) -> NoReturn:
     timed_out = isinstance(error, httpx2.TimeoutException)
     raise ConnectionFailedError(f"{type(error).__name__}: {error}", timed_out=timed_out) from error

@@ -13,7 +13,7 @@ class ObolError(Exception):
 
 
 class ConnectionFailedError(ObolError):
-    """No answer came: the server could not be reached, or did not answer in time. `timed_out` tells which."""
+    """No whole answer came: the server could not be reached, did not answer in time (`timed_out`), or broke off."""
 
     def __init__(self, message: str, *, timed_out: bool) -> None:
         super().__init__(message)

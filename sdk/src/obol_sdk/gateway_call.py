@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import msgspec
 
 from obol_sdk.base_urls import BaseUrls
-from obol_sdk.tokens import forward_token
+from obol_sdk.tokens import TokenFields, forward_token
 
 TIMEOUT_S = 600.0
 
 
-class GatewayOptions(TypedDict, total=False):
+class GatewayOptions(TokenFields, total=False):
     """`json` or `content` is the body. The customer and the meter as in `forward_token`; without them the call is the
     merchant's own. `dialect`: the body is in this vendor's, and the answer comes back in it. `metadata`: kept on the
     request's row. With an `idempotency_key` a POST is made once, whatever is sent again.
@@ -26,12 +26,6 @@ class GatewayOptions(TypedDict, total=False):
     json: Any
     content: bytes | str
     headers: Mapping[str, str]
-    customer_id: str | None
-    meter_slug: str | None
-    connection_secret: str | None
-    product_secret: str | None
-    provider_key: str | None
-    disable_billing: bool
     dialect: Literal["openai", "anthropic", "google"]
     metadata: Mapping[str, str]
     idempotency_key: str
@@ -51,7 +45,10 @@ class GatewayCall:
 
 
 def gateway_call(base_urls: BaseUrls, secret_key: str, url: str, options: GatewayOptions) -> GatewayCall:
-    """Raise ValueError where the options contradict each other."""
+    """Raise ValueError where the options contradict each other, TypeError where there is no such option."""
+    unknown = options.keys() - GatewayOptions.__optional_keys__
+    if unknown:  # a customer_id that is misspelt would make the call the merchant's own
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
     if "json" in options and "content" in options:
         raise ValueError("json and content are both the body: give one of them")
     method, headers = options.get("method", "POST").upper(), _headers(secret_key, options)
@@ -71,21 +68,13 @@ def _address(base_urls: BaseUrls, url: str, options: GatewayOptions) -> str:
 
 
 def _headers(secret_key: str, options: GatewayOptions) -> dict[str, str]:
-    token = forward_token(
-        secret_key,
-        customer_id=options.get("customer_id"),
-        meter_slug=options.get("meter_slug"),
-        connection_secret=options.get("connection_secret"),
-        product_secret=options.get("product_secret"),
-        provider_key=options.get("provider_key"),
-        disable_billing=options.get("disable_billing", False),
-    )
+    fields = {name: value for name, value in options.items() if name in TokenFields.__optional_keys__}
+    token = forward_token(secret_key, **cast(TokenFields, fields))
     headers = {name.lower(): value for name, value in options.get("headers", {}).items()}
     headers["authorization"] = f"Bearer {token}"
     if "metadata" in options:
-        headers["x-lava-metadata"] = json.dumps(
-            dict(options["metadata"]), separators=(",", ":")
-        )  # ASCII, as headers are
+        # json.dumps writes ASCII, as headers must be.
+        headers["x-lava-metadata"] = json.dumps(dict(options["metadata"]), separators=(",", ":"))
     if "idempotency_key" in options:
         headers["idempotency-key"] = options["idempotency_key"]
     return headers

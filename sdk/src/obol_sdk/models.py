@@ -225,12 +225,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
-class CreditBundle(msgspec.Struct, frozen=True, kw_only=True):
-    credit_bundle_id: str
+class CreditBundle(PlanBundle, frozen=True, kw_only=True):
+    """And whose it is."""
+
     plan_id: str
-    name: str
-    cost: Decimal
-    credit_amount: Decimal
     created_at: datetime
 
 

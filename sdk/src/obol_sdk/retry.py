@@ -7,6 +7,8 @@ import random
 from obol_sdk.errors import ApiError, ConnectionFailedError, ObolError
 
 STATUSES = frozenset({429, 502, 503, 504})
+UNDER_WAY = "request_in_progress"
+"""The code of the 409 while another call with the same idempotency key runs: mostly the one whose answer was lost."""
 FIRST_DELAY_S = 0.25
 DELAY_MAX_S = 8.0
 RETRY_AFTER_MAX_S = 30
@@ -23,7 +25,8 @@ def delay_s(error: ObolError, attempt: int, *, repeatable: bool) -> float | None
     after: int | None = None
     if isinstance(error, ApiError):
         after = error.retry_after_s
-        if error.status not in STATUSES or (after or 0) > RETRY_AFTER_MAX_S:
+        passing = error.status in STATUSES or error.code == UNDER_WAY
+        if not passing or (after or 0) > RETRY_AFTER_MAX_S:
             return None
     elif not isinstance(error, ConnectionFailedError):
         return None

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from typing import TypedDict
 
 import msgspec
+
+
+class TokenFields(TypedDict, total=False):
+    """What `forward_token` takes, for those that hand it on."""
+
+    customer_id: str | None
+    meter_slug: str | None
+    connection_secret: str | None
+    product_secret: str | None
+    provider_key: str | None
+    disable_billing: bool
 
 
 def forward_token(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api import paging
-from gateway.api.operation import Page, encode
+from gateway.api.operation import Page, convert, encode
 from gateway.errors import ObolError
 
 MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
@@ -27,7 +27,7 @@ def test_a_cursor_leads_back_to_its_place(moment: datetime, name: str) -> None:
 @given(st.text(max_size=60))
 def test_whatever_is_sent_as_cursor_is_read_or_refused(cursor: str) -> None:
     try:
-        paging.window({"cursor": cursor})
+        paging.window(Page(cursor=cursor))
     except ObolError as error:
         assert (error.status, error.param) == (400, "cursor")
 
@@ -41,12 +41,12 @@ def test_the_last_page_has_no_cursor() -> None:
 @pytest.mark.parametrize("limit", ["0", "101", "x", "-1", "1.5", "٣", " 5", "9" * 9])
 def test_limits_out_of_range(limit: str) -> None:
     with pytest.raises(ObolError) as refused:
-        paging.window({"limit": limit})
+        convert({"limit": limit}, Page, text=True)
     assert refused.value.param == "limit"
 
 
 @pytest.mark.parametrize("moment", [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)])
 def test_nothing_is_older_than_1970(moment: datetime) -> None:
     with pytest.raises(ObolError) as refused:
-        paging.window({"cursor": paging._cursor(paging.Place(moment, "a"))})
+        paging.window(Page(cursor=paging._cursor(paging.Place(moment, "a"))))
     assert refused.value.param == "cursor"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import calendar
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.cycle import INTERVALS, boundary, cycle_at
+from gateway.core.cycle import Interval, boundary, cycle_at
 
 ANCHORS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
-KINDS = st.sampled_from(INTERVALS)
+KINDS = st.sampled_from(get_args(Interval))
 NUMBERS = st.integers(-200, 200)
 
 

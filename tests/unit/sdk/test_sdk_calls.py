@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -260,6 +260,68 @@ def test_a_stream_is_read_by_the_caller() -> None:
         refused.client().gateway_stream("https://api.openai.com/v1/chat/completions", json={}),
     ):
         pass
+
+
+class Cut(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """A body that ends early."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"data: a\n\n"
+        raise httpx2.RemoteProtocolError("incomplete chunked read")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for each in self:
+            yield each
+
+
+def cut_off() -> httpx2.Response:
+    return httpx2.Response(200, stream=Cut())
+
+
+def broken_gzip() -> httpx2.Response:
+    return httpx2.Response(200, headers={"content-encoding": "gzip"}, stream=httpx2.ByteStream(b"no gzip"))
+
+
+@pytest.mark.parametrize("answer", [cut_off, broken_gzip])
+async def test_an_answer_that_breaks_off_is_an_error_of_this_package(answer: Callable[[], httpx2.Response]) -> None:
+    with pytest.raises(ConnectionFailedError):
+        Server(answer()).client(retries=0).models.list()
+    with (
+        pytest.raises(ConnectionFailedError),
+        Server(answer()).client().gateway_stream("https://a.test", json={}) as stream,
+    ):
+        list(stream.iter_lines())
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(Server(answer())))
+    async with AsyncObol(KEY, base_url="http://obol.test", http_client=http) as obol:
+        with pytest.raises(ConnectionFailedError):
+            async with obol.gateway_stream("https://a.test", json={}) as awaited:
+                assert [line async for line in awaited.aiter_lines()] == []
+
+
+def test_other_requests_in_the_block_of_a_stream_fail_as_they_do() -> None:
+    other = httpx2.Client(transport=httpx2.MockTransport(Server(FAILED)))
+    with (
+        pytest.raises(httpx2.ConnectError),
+        Server(httpx2.Response(200, text="a")).client().gateway_stream("https://a.test", json={}),
+    ):
+        other.get("https://b.test")
+
+
+def test_a_call_whose_first_try_is_still_under_way_is_waited_for(no_wait: list[float]) -> None:
+    under_way = refusal(409, "request_in_progress", headers={"retry-after": "1"})
+    server = Server(FAILED, under_way, refusal(409, "request_already_made"))
+    with pytest.raises(ConflictError) as caught:
+        server.client().gateway("https://a.test", json={}, idempotency_key="k")
+    assert (caught.value.code, len(server.asked), no_wait[1]) == ("request_already_made", 3, 1)
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    server = Server(ok({}))
+    with pytest.raises(TypeError, match="custmer_id"):
+        server.client().gateway("https://a.test", json={}, custmer_id="c")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="custmer_id"):
+        server.client().forward_token(custmer_id="c")  # type: ignore[call-arg]
+    assert server.asked == []
 
 
 def test_tokens() -> None:
