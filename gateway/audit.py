@@ -295,7 +295,7 @@ async def check_tables(store: Store, report: Report) -> None:
         counts = await connection.fetchrow(store.sql("audit.counts"), timeout=_STATEMENT_TIMEOUT_S)
         charges = await connection.fetch(store.sql("audit.charges"), timeout=_STATEMENT_TIMEOUT_S)
         hours = await connection.fetch(store.sql("audit.hours"), timeout=_STATEMENT_TIMEOUT_S)
-        meter_hours = await connection.fetch(store.sql("audit.meter_hours"), timeout=_STATEMENT_TIMEOUT_S)
+        summed = await connection.fetch(store.sql("audit.summed_hours"), timeout=_STATEMENT_TIMEOUT_S)
         turns = await connection.fetch(store.sql("audit.turns"), timeout=_STATEMENT_TIMEOUT_S)
         turned = await connection.fetch(store.sql("audit.turned"), timeout=_STATEMENT_TIMEOUT_S)
         overdue = await connection.fetch(store.sql("audit.overdue"), TURN_OWED_S, timeout=_STATEMENT_TIMEOUT_S)
@@ -326,9 +326,9 @@ async def check_tables(store: Store, report: Report) -> None:
         subject = f"{row['merchant_id']} {row['hour']:%Y-%m-%dT%HZ} {row['connection_id']} {row['meter_id']}".rstrip()
         what = "hourly requests, tokens, cost, fee, charge, by the requests"
         report.differ(subject, [(what, row["expected"], row["found"])])
-    for row in meter_hours:
-        subject = f"{row['merchant_id']} {row['hour']:%Y-%m-%dT%HZ} {row['meter_id']}".rstrip()
-        what = "hourly requests, tokens, cost, fee, charge of a meter, by those of its customers"
+    for row in summed:
+        subject = f"{row['merchant_id']} {row['hour']:%Y-%m-%dT%HZ} {row['name']}".rstrip()
+        what = f"hourly requests, tokens, cost, fee, charge of a {row['of']}, by those of customers by meter"
         report.differ(subject, [(what, row["expected"], row["found"])])
 
 

@@ -168,7 +168,7 @@ async def _sums(
     first, last = _ceil_hour(asked.start), _floor_hour(asked.stop)
     if asked.offset_minutes % 60:
         return None
-    name, owner, filters = "by_meter" if chosen.connection_id is None else "by_hour", merchant_id, chosen
+    name, owner, filters = _sums_of(chosen), merchant_id, chosen
     if chosen.metadata:
         pair = await _summed_pair(store, db, merchant_id, chosen)
         if pair is None:
@@ -176,6 +176,12 @@ async def _sums(
         name, owner, filters = "by_pair", pair["pair_id"], Filters(meter_id=chosen.meter_id or _ALL_METERS)
         first = max(first, pair["since"] or first)
     return _Part(name, owner, filters, first, last) if first < last else None
+
+
+def _sums_of(chosen: Filters) -> str:
+    if chosen.connection_id is None:
+        return "by_meter"
+    return "by_customer" if chosen.meter_id is None else "by_hour"
 
 
 async def _summed_pair(

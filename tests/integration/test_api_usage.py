@@ -128,8 +128,11 @@ async def test_a_leap_year_fits(api: Api) -> None:
     assert len((await usage(api, start="2024-01-01", end="2024-12-31"))["items"]) == 366
 
 
-async def test_the_sums_over_customers_follow_the_hours(api: Api) -> None:
-    """Whatever is done to the hours; reports without a customer are made from these sums."""
+@pytest.mark.parametrize(
+    ("column", "table", "rows"), [("meter_id", "usage_by_meter", 6), ("connection_id", "usage_by_customer", 5)]
+)
+async def test_the_sums_follow_the_hours(api: Api, column: str, table: str, rows: int) -> None:
+    """Whatever is done to the hours; reports without a customer, or without a meter, are made from these sums."""
     row = "INSERT INTO usage_hourly VALUES ('m', $1, $2, $3, $4, 2, 3, 4, 5) ON CONFLICT" + (
         " (merchant_id, hour, connection_id, meter_id) DO UPDATE SET requests = usage_hourly.requests"
         " + excluded.requests, charge_nano = usage_hourly.charge_nano + 1"
@@ -141,8 +144,8 @@ async def test_the_sums_over_customers_follow_the_hours(api: Api) -> None:
         await db.execute("UPDATE usage_hourly SET tokens = tokens + 7, meter_id = 'z' WHERE meter_id = 'y'")
         await db.execute("DELETE FROM usage_hourly WHERE connection_id = 'a' AND hour = $1", FIRST)
         sums = "sum(requests), sum(tokens), sum(cost_nano), sum(fee_nano), sum(charge_nano)"
-        expected = await db.fetch(f"SELECT meter_id, hour, {sums} FROM usage_hourly GROUP BY 1, 2 ORDER BY 1, 2")
-        kept = "SELECT meter_id, hour, requests, tokens, cost_nano, fee_nano, charge_nano FROM usage_by_meter"
+        expected = await db.fetch(f"SELECT {column}, hour, {sums} FROM usage_hourly GROUP BY 1, 2 ORDER BY 1, 2")
+        kept = f"SELECT {column}, hour, requests, tokens, cost_nano, fee_nano, charge_nano FROM {table}"
         found = await db.fetch(f"{kept} WHERE requests <> 0 ORDER BY 1, 2")
     assert [tuple(map(str, each)) for each in found] == [tuple(map(str, each)) for each in expected]
-    assert len(found) == 6
+    assert len(found) == rows

@@ -121,7 +121,8 @@ IN_POSTGRES = {
     ),
     "an hour": ("UPDATE usage_hourly SET tokens = tokens + 1", "hourly requests, tokens"),
     "a missing hour": ("DELETE FROM usage_hourly", "hourly requests, tokens"),
-    "a meter's hour": ("UPDATE usage_by_meter SET tokens = tokens + 1", "of a meter, by those of its customers"),
+    "a meter's hour": ("UPDATE usage_by_meter SET tokens = tokens + 1", "of a meter, by those of customers"),
+    "a customer's hour": ("UPDATE usage_by_customer SET tokens = tokens + 1", "of a customer, by those of customers"),
     "a price book": ("DELETE FROM price_books", "call  price book"),
     "a meter version": ("DELETE FROM meter_versions WHERE meter_id = 'meter_g'", "report0  meter version"),
     "a reject": (

@@ -65,21 +65,26 @@ WHERE (coalesce(r.requests, 0), coalesce(r.tokens, 0), coalesce(r.cost, 0), coal
        coalesce(u.charge_nano, 0))
 ORDER BY 1, 2, 3, 4
 
--- name: meter_hours
--- Sums over customers that differ from those by customer.
-SELECT merchant_id, hour, meter_id,
+-- name: summed_hours
+-- Sums over customers, and over meters, that differ from those by both.
+SELECT merchant_id, hour, of, name,
        concat_ws(' ', coalesce(u.requests, 0), coalesce(u.tokens, 0), coalesce(u.cost, 0), coalesce(u.fee, 0),
                  coalesce(u.charge, 0)) AS expected,
        concat_ws(' ', coalesce(k.requests, 0), coalesce(k.tokens, 0), coalesce(k.cost_nano, 0),
                  coalesce(k.fee_nano, 0), coalesce(k.charge_nano, 0)) AS found
-FROM (SELECT merchant_id, hour, meter_id, sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost,
-             sum(fee_nano) AS fee, sum(charge_nano) AS charge
-      FROM usage_hourly GROUP BY 1, 2, 3) u
-FULL JOIN usage_by_meter k USING (merchant_id, hour, meter_id)
+FROM (SELECT merchant_id, hour, of, CASE of WHEN 'meter' THEN meter_id ELSE connection_id END AS name,
+             sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost, sum(fee_nano) AS fee,
+             sum(charge_nano) AS charge
+      FROM usage_hourly CROSS JOIN (VALUES ('meter'), ('customer')) kinds (of) GROUP BY 1, 2, 3, 4) u
+FULL JOIN (SELECT merchant_id, hour, 'meter' AS of, meter_id AS name, requests, tokens, cost_nano, fee_nano, charge_nano
+           FROM usage_by_meter
+           UNION ALL
+           SELECT merchant_id, hour, 'customer', connection_id, requests, tokens, cost_nano, fee_nano, charge_nano
+           FROM usage_by_customer) k USING (merchant_id, hour, of, name)
 WHERE (coalesce(u.requests, 0), coalesce(u.tokens, 0), coalesce(u.cost, 0), coalesce(u.fee, 0), coalesce(u.charge, 0))
    <> (coalesce(k.requests, 0), coalesce(k.tokens, 0), coalesce(k.cost_nano, 0), coalesce(k.fee_nano, 0),
        coalesce(k.charge_nano, 0))
-ORDER BY 1, 2, 3
+ORDER BY 1, 2, 3, 4
 
 -- name: turns
 -- I9: entries of turns that added anything but their credit, or let expire anything but what was left and does not roll

@@ -16,6 +16,15 @@ FROM usage_by_meter
 WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
 GROUP BY day;
 
+-- name: by_customer
+-- The same of a customer, over all meters.
+SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
+       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
+       sum(charge_nano) AS charge_nano
+FROM usage_by_customer
+WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
+GROUP BY day;
+
 -- name: pair
 -- A pair of metadata that is summed, and since when: null where from the first request on.
 SELECT p.pair_id, s.hour AS since
