@@ -164,7 +164,7 @@ class WebhookRoutes:
             elif body.status == "active" and row["status"] == "paused":
                 await db.execute(store.sql("webhooks.resume"), webhook_id)
             after = await db.fetchrow(store.sql("webhooks.lock"), call.merchant.merchant_id, webhook_id)
-        if body.status == "active" and row["status"] == "paused":
+        if body.status == "active":  # also where it was: a request before may have failed half-way here
             await self._hurry(webhook_id)
         return show(after)
 

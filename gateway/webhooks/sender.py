@@ -16,7 +16,7 @@ import msgspec
 from gateway import __version__
 from gateway.errors import ObolError
 from gateway.proxy.http_client import HeaderPairs, Timeouts
-from gateway.proxy.resolver import NotSent, Resolver
+from gateway.proxy.resolver import LOOKUPS_MAX, NotSent, Resolver
 from gateway.proxy.upstream import Origin, Request, Response, Upstream, tls_context
 from gateway.settings import Settings
 from gateway.wire import webhook_target
@@ -94,7 +94,7 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
         connections_max=settings.webhook_calls_max,
         connect_timeout_s=settings.webhook_timeout_ms / 1000,
         idle_s=settings.upstream_idle_connection_s,
-        resolver=resolver(settings),
+        resolver=resolver(settings, lookups_max=LOOKUP_ROUNDS * settings.webhook_calls_max),
         tls=tls_context(settings.upstream_ca_file),
     )
     async with asyncio.TaskGroup() as group:
@@ -106,14 +106,14 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
             await upstream.close()
 
 
-def resolver(settings: Settings) -> Resolver:
+def resolver(settings: Settings, *, lookups_max: int = LOOKUPS_MAX) -> Resolver:
     """Names of endpoints become addresses here: public ones, but for the hosts that the operator vouches for.
 
-    All hosts are merchants' choice, so what limits lookups is that attempts are limited, which are shared out fairly;
-    there is room for those of three rounds, as a lookup may hang for longer than its attempt.
+    All hosts are merchants' choice. Of the lookups for attempts, what limits them is that attempts are limited, which
+    are shared out fairly; there is room for those of three rounds, as a lookup may hang for longer than its attempt.
     """
     return Resolver(
         cache_s=settings.upstream_dns_cache_s,
         private_hosts=frozenset(settings.webhook_private_hosts),
-        lookups_max=LOOKUP_ROUNDS * settings.webhook_calls_max,
+        lookups_max=lookups_max,
     )

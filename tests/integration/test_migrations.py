@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,34 @@ async def test_a_subscription_of_before_cycles_keeps_its_overage(older: tuple[st
         ("blocked", "mer_1", True, False),
         ("behind", "mer_1", True, True),
     }
+
+
+async def test_turns_are_migrated_beside_a_batch_of_cycles(older: tuple[str, asyncpg.Connection]) -> None:
+    """The batch has rows of the subscriptions and will write them: neither waits for the other in a circle."""
+    url, db = older
+    for path in sorted(MIGRATIONS.glob("*.sql")):
+        if "0002" < path.stem[:4] < "0011":
+            await db.execute(path.read_text())
+            await db.execute("INSERT INTO schema_migrations (name) VALUES ($1)", path.stem)
+    await db.execute("INSERT INTO merchants (merchant_id, account_id, mode, name) VALUES ('mer_1', 'acc', 'test', 'T')")
+    await db.execute("INSERT INTO wallets (wallet_id, merchant_id, shard) VALUES ('w', 'mer_1', 0)")
+    await db.execute(
+        "INSERT INTO connections (connection_id, merchant_id, wallet_id, secret_hash) VALUES ('c', 'mer_1', 'w', 'x')"
+    )
+    await db.execute(
+        "INSERT INTO plans (plan_id, merchant_id, name, period_amount_nano, included_credit_nano, overage) "
+        "VALUES ('plan', 'mer_1', 'P', 1, 1, 'charge')"
+    )
+    await db.execute(
+        "INSERT INTO subscriptions (subscription_id, connection_id, plan_id, started_at, cycle_start_at, cycle_end_at) "
+        "VALUES ('s', 'c', 'plan', now(), now(), now())"
+    )
+    async with asyncio.timeout(20):
+        async with db.transaction():
+            await db.execute("SELECT FROM subscriptions FOR NO KEY UPDATE")
+            migrated = asyncio.ensure_future(migrate.run(url))
+            while not await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+            await db.execute("UPDATE subscriptions SET turns = 7")
+        assert "0011_turns" in await migrated
+    assert await db.fetchval("SELECT merchant_id || turns FROM subscriptions") == "mer_17"

@@ -234,6 +234,8 @@ async def test_after_several_rotations_within_a_day_the_first_secret_signs_too(h
     path, secrets = f"/v1/webhooks/{endpoint['webhook_id']}/rotate", [endpoint["webhook_secret"]]
     for _ in range(3):
         secrets.append((await here.api.call("POST", path)).body["webhook_secret"])
+        if len(secrets) == 2:  # as a version that does not know of it leaves it
+            await here.execute("UPDATE webhooks SET secret_number_before = NULL")
     await here.tell(here.api.customer, CREATED)
     await here.deliver()
     (young,) = here.receiver.received

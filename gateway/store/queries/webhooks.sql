@@ -243,7 +243,7 @@ SELECT count(*) AS lanes, max(connection_id) AS last FROM page
 -- One that follows another within 24 hours leaves the secret that receivers had before both.
 UPDATE webhooks
 SET secret_number = secret_number + 1, secret_rotated_at = now(),
-    secret_number_before = CASE WHEN secret_rotated_at > now() - interval '24 hours' THEN secret_number_before
+    secret_number_before = CASE WHEN secret_rotated_at > now() - interval '24 hours' THEN coalesce(secret_number_before, secret_number - 1)
                                 ELSE secret_number END
 WHERE merchant_id = $1 AND webhook_id = $2 AND deleted_at IS NULL
 RETURNING *
