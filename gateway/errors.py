@@ -5,6 +5,8 @@ A leaf: it imports nothing of ours. `code` is stable and machine-readable; the m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +132,19 @@ class ObolError(Exception):
             details=self.details,
             limit=self.limit,
         )
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """What is not known is told of the field as it was sent. By a copy: a cache of refusals may share the original."""
+    try:
+        yield
+    except ObolError as error:
+        if error.status != 404:
+            raise
+        copy = error.again()
+        copy.param = field
+        raise copy from None
 
 
 def body(error: ObolError, dialect: str = "obol", request_id: str | None = None) -> dict[str, Any]:

@@ -213,6 +213,8 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         if value and value.adjusted() > NUMBER_DIGITS_MAX:
             raise reading.invalid(where, "is a number out of range")
         if value and value.adjusted() < -NUMBER_DIGITS_MAX:
+            if where.startswith("metadata."):  # which is shown as it was given
+                raise reading.invalid(where, "is a number out of range")
             return _FINEST.copy_sign(value)
         return int(value) if value == value.to_integral_value() else value
     if depth > NESTING_MAX:
@@ -238,8 +240,10 @@ def _decode_custom(kind: type, value: Any) -> Any:
         nano = parse_nano(written)
     except ValueError:
         raise ValueError('must be an amount in dollars with at most 9 decimal places, such as "25.00"') from None
-    if not 0 <= nano < EXACT_LIMIT:
-        raise ValueError(f"must be from 0 to {EXACT_LIMIT // 10**9} dollars")
+    if nano < 0:
+        raise ValueError("must not be negative")
+    if nano >= EXACT_LIMIT:
+        raise ValueError("is more than can be counted to the nano-dollar")
     return Money(nano)
 
 

@@ -23,7 +23,7 @@ from gateway.billing.principals import Customer, Merchant
 from gateway.core.meter import UNITS_MAX, Charge, Meter
 from gateway.core.money import EXACT_LIMIT, format_nano
 from gateway.core.usage import Usage
-from gateway.errors import ObolError
+from gateway.errors import ObolError, naming
 from gateway.ledger import row as rows
 from gateway.ledger.journal import Entry
 from gateway.ledger.keys import shard_of
@@ -141,24 +141,13 @@ async def record(context: ApiContext, merchant: Merchant, report: Report) -> Sto
 
 
 async def _customer(context: ApiContext, merchant: Merchant, named: Named) -> Customer:
-    try:
+    with naming(named.field):
         return await context.principals.customer(merchant, named.value)
-    except ObolError as error:
-        raise _at(named.field, error) from None
 
 
 async def _meter(context: ApiContext, merchant: Merchant, named: Named) -> Meter:
-    try:
+    with naming(named.field):
         return await context.principals.meter(merchant, named.value)
-    except ObolError as error:
-        raise _at(named.field, error) from None
-
-
-def _at(field: str, error: ObolError) -> ObolError:
-    """The same error naming the field that was sent. A copy: the cache of refusals shares the original."""
-    if error.status != 404:
-        return error
-    return ObolError(error.code, f"{field}: {error.message}", param=field)
 
 
 def _priced(meter: Meter, usage: Usage) -> Charge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +24,7 @@ from gateway.api.spend_key_object import (
     settings_of,
 )
 from gateway.billing.principals import Customer, Merchant
-from gateway.errors import ObolError
+from gateway.errors import ObolError, naming
 from gateway.ledger.connection import LedgerAway
 from gateway.store.secrets import digest, new_id, new_key, preview
 from gateway.wire.credential import SPEND_KEY_PREFIX
@@ -100,6 +101,7 @@ class SpendKeyRoutes:
         customer = await self._customer(call.request, merchant, body)
         meter_id = await self._meter_id(merchant, customer, body)
         key, spend_key_id = new_key(SPEND_KEY_PREFIX), new_id("spk_")
+        self._check_providers(body.allowed_providers)
         name, *settings = settings_of(body)
         whose = (merchant.merchant_id, customer.wallet.wallet_id, customer.connection_id, meter_id)
         made = (spend_key_id, *whose, name, digest(key), preview(key), *settings)
@@ -112,6 +114,7 @@ class SpendKeyRoutes:
 
     async def change(self, call: Call[ChangedSpendKey, Nothing]) -> SpendKey:
         store = self._context.store
+        self._check_providers(call.body.allowed_providers or None)
         async with store.transaction() as db:
             row = await db.fetchrow(store.sql("keys.spend_lock"), *self._named(call))
             if row is None:
@@ -150,6 +153,13 @@ class SpendKeyRoutes:
             raise missing()
         return row
 
+    def _check_providers(self, names: Sequence[str] | None) -> None:
+        """A name that no provider has would refuse every call."""
+        known = self._context.provider_names
+        for index, name in enumerate(names or ()):
+            if name not in known:
+                raise invalid(f"allowed_providers[{index}]", f"must be one of {', '.join(known)}")
+
     async def _customer(self, request: web.Request, merchant: Merchant, body: NewSpendKey) -> Customer:
         """Whose wallet the key is for: the one named, else that of the wallet key, else the merchant's own."""
         principals, own = self._context.principals, key_holder.connection_id(request)
@@ -159,7 +169,8 @@ class SpendKeyRoutes:
             value = await self._owner(merchant, body.wallet_id)
         if value is None:
             raise ObolError("connection_not_found", "this merchant has no connection of its own", param="connection_id")
-        customer = await principals.customer(merchant, value)
+        with naming(named.field if named else "connection_id"):
+            customer = await principals.customer(merchant, value)
         if own is not None and customer.connection_id != own:
             raise ObolError("connection_not_found", "this connection is not known", param="connection_id")
         if body.wallet_id and customer.wallet.wallet_id != body.wallet_id:
@@ -180,7 +191,8 @@ class SpendKeyRoutes:
             return None
         if customer.is_self:
             raise invalid(named.field, "is for a customer's spend key; on your own wallet a call spends what it cost")
-        return (await self._context.principals.meter(merchant, named.value)).meter_id
+        with naming(named.field):
+            return (await self._context.principals.meter(merchant, named.value)).meter_id
 
 
 def _place(row: asyncpg.Record) -> paging.Place:

@@ -16,7 +16,7 @@ MILLISECOND = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+ -]\d\d:?\d\d)?", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+ -]\d\d:?[0-5]\d)?", re.ASCII)
 _EXPECTED = "must be an ISO-8601 date or time such as 2026-01-31 or 2026-01-31T00:00:00+02:00"
 
 

@@ -82,11 +82,12 @@ class Clocks:
 
     async def _move(self, merchant_id: str, param: str, target: Callable[[datetime], datetime]) -> ClockReading:
         async with self._store.transaction() as db:
-            row = await db.fetchrow(self._store.sql("clock.lock"), merchant_id)
-            if row is None:
+            mode = await db.fetchval(self._store.sql("clock.lock"), merchant_id)
+            if mode is None:
                 raise ObolError("not_found", "there is no such merchant", param="merchant_id")
-            if row["mode"] != "test":
+            if mode != "test":
                 raise ObolError("test_clock_refused", "only a test merchant has a clock that can be moved")
+            row = await db.fetchrow(self._store.sql("clock.locked"), merchant_id)
             before = timedelta(microseconds=row["offset_us"])
             offset = _ahead(row["real_now"], before, target, param)
             await db.execute(self._store.sql("clock.move"), merchant_id, offset // timedelta(microseconds=1))

@@ -19,7 +19,7 @@ import msgspec
 from gateway.billing.spend_keys import Rules, rules_of, spend_key_of
 from gateway.core import meter as meters
 from gateway.core.meter import Meter
-from gateway.errors import ObolError
+from gateway.errors import ObolError, naming
 from gateway.ledger.row import BillingMode
 from gateway.ledger.spending import SpendKey
 from gateway.ledger.wallets import WalletRef
@@ -338,7 +338,7 @@ class Principals:
             return await self._load_spend_key(credential.secret_key)
         merchant = await self.merchant(credential.secret_key)
         customer = await self._customer_of(credential, merchant)
-        meter = await self.meter(merchant, credential.meter.value) if credential.meter else None
+        meter = await self._meter_of(credential, merchant)
         if customer is not None and not customer.is_self:
             await self._check_entitlement(customer, meter)
         payer = customer if credential.mode == "customer" and customer else await self._own(merchant)
@@ -352,6 +352,12 @@ class Principals:
             legacy=credential.legacy,
         )
         return merchant.merchant_id, principal
+
+    async def _meter_of(self, credential: credentials.Credential, merchant: Merchant) -> Meter | None:
+        if credential.meter is None:
+            return None
+        with naming(credential.meter.field):
+            return await self.meter(merchant, credential.meter.value)
 
     async def _load_spend_key(self, text: str) -> tuple[str, Principal]:
         row = await self._store.row("keys.spend_by_hash", digest(text))

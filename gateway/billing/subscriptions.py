@@ -168,12 +168,17 @@ class Subscriptions:
         await self._turns.apply_to([active.wallet_id])
 
     async def _lock_connection(self, db: asyncpg.Connection, merchant_id: str, connection_id: str) -> asyncpg.Record:
-        row = await db.fetchrow(self._store.sql("subscriptions.lock_connection"), merchant_id, connection_id)
+        row = await self._locked(db, merchant_id, connection_id)
         if row is None:
             raise ObolError("connection_not_found", "this customer is not known", param="customer_id")
         if row["is_self"]:
             raise ObolError("invalid_request", "your own connection has no subscription", param="customer_id")
         return row
+
+    async def _locked(self, db: asyncpg.Connection, merchant_id: str, connection_id: str) -> asyncpg.Record | None:
+        if await db.fetchval(self._store.sql("subscriptions.lock_connection"), merchant_id, connection_id) is None:
+            return None
+        return await db.fetchrow(self._store.sql("subscriptions.connection"), connection_id)
 
     async def _lock_subscription(
         self, db: asyncpg.Connection, merchant_id: str, subscription_id: str
@@ -183,7 +188,7 @@ class Subscriptions:
         connection_id = await db.fetchval(self._store.sql("subscriptions.connection_of"), merchant_id, subscription_id)
         if connection_id is None:
             raise unknown_subscription()
-        row = await db.fetchrow(self._store.sql("subscriptions.lock_connection"), merchant_id, connection_id)
+        row = await self._locked(db, merchant_id, connection_id)
         if row is None:
             return None
         found = await self._standing(db, row)

@@ -28,6 +28,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"phone": 5}, "phone"),
     ({"name": "x" * 256}, "name"),
     ({"metadata": ["a"]}, "metadata"),
+    ({"metadata": {"a": 2e-35}}, "metadata.a"),
     ({"metadata": {"a": "x" * 17_000}}, "metadata"),
 ]
 

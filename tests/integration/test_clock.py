@@ -73,6 +73,13 @@ async def test_it_is_moved_by_a_span_and_to_a_time_and_never_back(gateway: Runni
     assert near(ahead((await call(gateway, key))[1]["now"]), timedelta(days=40)), "what was refused changed nothing"
 
 
+async def test_moves_at_once_are_all_made_and_none_goes_back(gateway: RunningGateway) -> None:
+    _, key = await merchant(gateway, "hurried")
+    moves = [call(gateway, key, {"advance_seconds": seconds}) for seconds in (864_000, *[3] * 12)]
+    assert {status for status, _ in await asyncio.gather(*moves)} == {200}
+    assert (await call(gateway, key))[1]["offset_seconds"] == 864_036
+
+
 async def test_a_live_merchant_has_no_clock_of_its_own(gateway: RunningGateway) -> None:
     _, key = await merchant(gateway, "live", "live")
     status, told = await call(gateway, key, {"advance_seconds": 1})

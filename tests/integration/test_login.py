@@ -185,7 +185,10 @@ async def test_only_a_port_of_this_computer_is_answered(api: Api, name: str, val
     assert (await send(api, approval=await approval(api), **{name: value}))[0] == 400
 
 
-@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "http://["}, {"Origin": "null"}],
+)
 async def test_a_form_from_elsewhere_is_refused(api: Api, headers: dict[str, str]) -> None:
     assert (await send(api, headers=headers, secret_key=api.merchant.secret_key))[0] == 400
     assert (await send(api, headers=headers, approval=await approval(api)))[0] == 400

@@ -508,6 +508,7 @@ async def test_another_merchant_sees_and_changes_nothing(gateway):
         ("name", {"name": "x" * 256}),
         ("status", {"name": "x", "status": "revoked"}),
         ("allowed_models", {"name": "x", "allowed_models": []}),
+        ("allowed_providers[1]", {"name": "x", "allowed_providers": ["openai", "OpenAI"]}),
         ("spend_limit.amount", {"name": "x", "spend_limit": {"amount": "-1", "cycle": "daily"}}),
         ("spend_limit.cycle", {"name": "x", "spend_limit": {"amount": "1", "cycle": "hourly"}}),
         ("request_limit.count", {"name": "x", "request_limit": {"count": 1.5, "cycle": "daily"}}),
@@ -520,6 +521,17 @@ async def test_another_merchant_sees_and_changes_nothing(gateway):
 async def test_a_bad_value_is_refused_by_its_name(gateway, field, body):
     reply = await api(gateway, "POST", "/v1/spend_keys", body)
     assert (reply.status, reply.body["error"]["param"]) == (400, field), reply.body
+
+
+async def test_what_is_not_known_is_told_of_the_field_that_named_it(gateway):
+    customer = await gateway.customer()
+    for field in ("connection_secret", "customer_id", "meter_id"):
+        whose = {"customer_id": customer.connection_id} if field == "meter_id" else {}
+        reply = await api(gateway, "POST", "/v1/spend_keys", {"name": "x", **whose, field: "nobody"})
+        assert (reply.status, reply.body["error"]["param"]) == (404, field), reply.body
+    body = {"allowed_providers": ["nobody"]}
+    key = await make(gateway)
+    assert (await api(gateway, "PUT", f"/v1/spend_keys/{key['spend_key_id']}", body)).status == 400
 
 
 async def test_pages_and_the_older_path(gateway):

@@ -4,10 +4,13 @@
 SELECT now() + coalesce((SELECT offset_us FROM test_clocks WHERE merchant_id = $1), 0) * interval '1 microsecond';
 
 -- name: lock
--- The merchant with its clock, for one that moves it.
-SELECT m.merchant_id, m.mode, coalesce(c.offset_us, 0) AS offset_us, now() AS real_now
-FROM merchants m LEFT JOIN test_clocks c USING (merchant_id)
-WHERE m.merchant_id = $1 FOR NO KEY UPDATE OF m;
+-- The merchant, for one that moves its clock.
+SELECT mode FROM merchants WHERE merchant_id = $1 FOR NO KEY UPDATE;
+
+-- name: locked
+-- Its clock. A statement of its own: one that waits for a lock sees the clock as it was before.
+SELECT coalesce((SELECT offset_us FROM test_clocks WHERE merchant_id = $1), 0) AS offset_us,
+       clock_timestamp() AS real_now;
 
 -- name: move
 INSERT INTO test_clocks (merchant_id, offset_us) VALUES ($1, $2)

@@ -4,12 +4,17 @@
 -- which locks connection and subscription at once, waits for nobody.
 
 -- name: lock_connection
+SELECT connection_id FROM connections WHERE merchant_id = $1 AND connection_id = $2 AND deleted_at IS NULL
+FOR NO KEY UPDATE;
+
+-- name: connection
+-- It, locked, and the merchant's time. A statement of its own: one that waits for a lock sees the clock as it was
+-- before, when a cycle may have been turned that now began later.
 SELECT c.connection_id, c.merchant_id, c.wallet_id, c.is_self, w.shard,
-       now() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
+       clock_timestamp() + coalesce((SELECT offset_us FROM test_clocks t WHERE t.merchant_id = c.merchant_id), 0)
            * interval '1 microsecond' AS merchant_now
 FROM connections c JOIN wallets w USING (wallet_id)
-WHERE c.merchant_id = $1 AND c.connection_id = $2 AND c.deleted_at IS NULL
-FOR NO KEY UPDATE OF c;
+WHERE c.connection_id = $1;
 
 -- name: connection_of
 SELECT s.connection_id FROM subscriptions s JOIN connections c USING (connection_id)

@@ -74,7 +74,7 @@ def _standard(body: bytes, given: Mapping[str, str], secret: str, now_s: float, 
         key = b64decode(secret.removeprefix("whsec_"), validate=True)
     except (Base64Error, ValueError):
         raise VerificationError("the secret is not whsec_ and base64 behind it") from None
-    expected = b64encode(_digest(key, event_id.encode() + b"." + sent.encode() + b"." + body)).decode()
+    expected = b64encode(_digest(key, event_id.encode(errors="replace") + b"." + sent.encode() + b"." + body)).decode()
     _check_any(expected, [each.removeprefix("v1,") for each in given["webhook-signature"].split(" ")[:10]])
 
 
@@ -103,7 +103,7 @@ def _check_time(sent: str, now_s: float, tolerance_s: int) -> None:
 
 def _check_any(expected: str, signatures: list[str]) -> None:
     """In constant time for each."""
-    matches = [hmac.compare_digest(expected.encode(), signature.encode()) for signature in signatures]
+    matches = [hmac.compare_digest(expected.encode(), signature.encode(errors="replace")) for signature in signatures]
     if not any(matches):
         raise VerificationError("no signature of the message holds" if signatures else "the message is not signed")
 

@@ -72,6 +72,13 @@ def test_both_secrets_hold_while_one_is_rotated(style: str) -> None:
         verify({name: value for name, value in headers.items() if not name.startswith("webhook-")}, secret=secret)
 
 
+@pytest.mark.parametrize("name", ["webhook-signature", "webhook-id", "x-lava-signature", "x-webhook-signature"])
+def test_headers_that_are_no_text_are_refused(name: str) -> None:
+    """As a server reads them that keeps bytes which are not UTF-8 as surrogates."""
+    with pytest.raises(webhooks.VerificationError):
+        verify({**signed("default"), name: "v1,\udcff"} if name.startswith("webhook") else {name: "\udcff"})
+
+
 def test_a_wrong_signature_is_not_made_good_by_another_style() -> None:
     good = signed("default")
     with pytest.raises(webhooks.VerificationError):
