@@ -97,16 +97,18 @@ def nginx(upstream: str, cores: Sequence[int] = ()) -> Iterator[Server]:
         command = [*pinned(cores), binary, "-e", f"{directory}/error.log", "-c", str(config), "-p", directory]
         process = subprocess.Popen(command)
         try:
-            _wait_for(process, port)
-            worker = [pid for pid in procfs.descendants(process.pid) if pid != process.pid]
-            yield Server("nginx", f"http://127.0.0.1:{port}", worker[0])
+            yield Server("nginx", f"http://127.0.0.1:{port}", _worker_of(process, port))
         finally:
             stop(process)
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+def _worker_of(process: subprocess.Popen[bytes], port: int) -> int:
+    """The process that serves, once it does. The port is open before there is a worker."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not answers(port):
+    while True:
+        workers = [pid for pid in procfs.descendants(process.pid) if pid != process.pid]
+        if workers and answers(port):
+            return workers[0]
         if process.poll() is not None or time.monotonic() > deadline:
             raise subprocess.SubprocessError("nginx did not start")
         time.sleep(0.02)
