@@ -4,7 +4,7 @@
 PYTHON ?= python3
 UP_OPTIONS ?= --demo
 # More than the two cores it is meant for: these tests also wait. Faults are about time, and want a core each.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 FAULTS_WORKERS ?= 2
 E2E_WORKERS ?= 2
 PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
