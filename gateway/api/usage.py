@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import asyncpg
 import msgspec
@@ -19,6 +19,7 @@ from gateway.api.usage_range import MILLISECOND, UsageRange, read_range
 from gateway.billing import clock
 from gateway.store.postgres import Store
 
+_Sums = Literal["usage_by_meter", "usage_by_customer", "usage_hourly", "usage_by_pair"]
 _HOUR = timedelta(hours=1)
 _ROOM = "SET LOCAL work_mem = '32MB'"
 """For the places of the rows that metadata leads to: kept short of room, every row of a page is looked at."""
@@ -139,26 +140,33 @@ async def _by_day(context: ApiContext, merchant_id: str, asked: UsageRange, chos
     async with store.planned() as connection:
         await connection.execute(_ROOM)
         sums = await _sums(store, connection, merchant_id, asked, chosen)
-        rows = _Part("by_row", merchant_id, chosen, asked.start, asked.stop)
+        rows = _Part(None, merchant_id, chosen, asked.start, asked.stop)
         parts = [rows] if sums is None else [rows._replace(stop=sums.start), rows._replace(start=sums.stop), sums]
         for part in parts:
             if part.start < part.stop:
-                if part.name == "by_pair":
+                if part.sums == "usage_by_pair":
                     await connection.execute(_IN_ORDER)
                 given = [part.owner, part.start, part.stop, asked.offset_minutes]
-                sql, arguments = part.filters.apply(store.sql(f"usage.{part.name}"), given)
+                sql, arguments = part.filters.apply(part.statement(store), given)
                 _collect(days, await connection.fetch(sql, *arguments))
     return days
 
 
 class _Part(NamedTuple):
-    """A statement of usage.sql for a part of the range. `owner`: of the rows or sums, a merchant's id or a pair's."""
+    """A part of the range. `sums`: the table that tells it, None for the rows. `owner`: of the rows or sums, a
+    merchant's id or a pair's."""
 
-    name: str
+    sums: _Sums | None
     owner: str | int
     filters: Filters
     start: datetime
     stop: datetime
+
+    def statement(self, store: Store) -> str:
+        if self.sums is None:
+            return store.sql("usage.by_row")
+        owner = "pair_id" if self.sums == "usage_by_pair" else "merchant_id"
+        return store.sql("usage.sums").replace("{sums}", self.sums).replace("{owner}", owner)
 
 
 async def _sums(
@@ -168,20 +176,21 @@ async def _sums(
     first, last = _ceil_hour(asked.start), _floor_hour(asked.stop)
     if asked.offset_minutes % 60:
         return None
-    name, owner, filters = _sums_of(chosen), merchant_id, chosen
+    owner: str | int = merchant_id
+    sums, filters = _sums_of(chosen), chosen
     if chosen.metadata:
         pair = await _summed_pair(store, db, merchant_id, chosen)
         if pair is None:
             return None
-        name, owner, filters = "by_pair", pair["pair_id"], Filters(meter_id=chosen.meter_id or _ALL_METERS)
+        sums, owner, filters = "usage_by_pair", pair["pair_id"], Filters(meter_id=chosen.meter_id or _ALL_METERS)
         first = max(first, pair["since"] or first)
-    return _Part(name, owner, filters, first, last) if first < last else None
+    return _Part(sums, owner, filters, first, last) if first < last else None
 
 
-def _sums_of(chosen: Filters) -> str:
+def _sums_of(chosen: Filters) -> _Sums:
     if chosen.connection_id is None:
-        return "by_meter"
-    return "by_customer" if chosen.meter_id is None else "by_hour"
+        return "usage_by_meter"
+    return "usage_by_customer" if chosen.meter_id is None else "usage_hourly"
 
 
 async def _summed_pair(

@@ -1,28 +1,10 @@
--- name: by_hour
--- Days are those of a zone $4 minutes east of UTC.
+-- name: sums
+-- {sums}: the table, {owner}: its column that $1 is of. Days are those of a zone $4 minutes east of UTC.
 SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
        sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
        sum(charge_nano) AS charge_nano
-FROM usage_hourly
-WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
-GROUP BY day;
-
--- name: by_meter
--- The same of all customers together.
-SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
-       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
-       sum(charge_nano) AS charge_nano
-FROM usage_by_meter
-WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
-GROUP BY day;
-
--- name: by_customer
--- The same of a customer, over all meters.
-SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
-       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
-       sum(charge_nano) AS charge_nano
-FROM usage_by_customer
-WHERE merchant_id = $1 AND hour >= $2 AND hour < $3{scope}
+FROM {sums}
+WHERE {owner} = $1 AND hour >= $2 AND hour < $3{scope}
 GROUP BY day;
 
 -- name: pair
@@ -31,15 +13,6 @@ SELECT p.pair_id, s.hour AS since
 FROM metadata_pairs p
 LEFT JOIN usage_by_pair_since s ON s.merchant_id = p.merchant_id
 WHERE p.merchant_id = $1 AND p.key = $2 AND p.value = $3;
-
--- name: by_pair
--- Always of a meter: * stands for all together.
-SELECT ((hour AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
-       sum(requests) AS requests, sum(tokens) AS tokens, sum(cost_nano) AS cost_nano, sum(fee_nano) AS fee_nano,
-       sum(charge_nano) AS charge_nano
-FROM usage_by_pair
-WHERE pair_id = $1 AND hour >= $2 AND hour < $3{scope}
-GROUP BY day;
 
 -- name: by_row
 SELECT ((created_at AT TIME ZONE 'UTC') + make_interval(mins => $4))::date AS day,
