@@ -4,98 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
 
 import pytest
-import pytest_asyncio
 from realtime_client import refused as refused_session
 from realtime_client import talk
-from running import RunningGateway, running_gateway
+from spend_key_gateway import (  # noqa: F401
+    CHAT,
+    CLAUDE,
+    COST_NANO,
+    ROUTES,
+    Reply,
+    api,
+    begun,
+    call,
+    ceiling_of,
+    gateway_fixture,
+    live,
+    make,
+    own_wallet,
+    recorded,
+    settled,
+    shown,
+)
 from tests_support import events_of
 
-from gateway.billing import spend_keys
-from gateway.billing.restore import Restorer
 from gateway.core.money import format_nano
-from gateway.ledger.keys import Keys
-from gateway.ledger.spending import DAY_MS, SpendKey
-from gateway.ledger.wallets import now_ms
-from gateway.local.fake.directive import Directive
-from gateway.testing import FakeProvider, steering_header
-from gateway.worker.reaper import Reaper
+from gateway.testing import steering_header
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-COST_NANO = 30 * 150 + 10 * 600
-"""Of gpt-4o-mini, for the usage that the fake provider tells."""
-CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 10}
-CLAUDE = {**CHAT, "model": "claude-3-5-haiku-20241022"}
-ROUTES = {"openai": ("/v1/chat/completions", CHAT), "anthropic": ("/v1/messages", CLAUDE)}
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-class Reply(NamedTuple):
-    status: int
-    body: Any
-    headers: Any
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gateway(engines: tuple[str, str]) -> AsyncIterator[RunningGateway]:
-    answering = FakeProvider(Directive(prompt_tokens=30, completion_tokens=10, chunks=5))
-    started = running_gateway(*engines, answering, provider_keys={"openai": "sk-of-installation"})
-    async with answering, started as running:
-        yield running
-
-
-async def api(gateway: RunningGateway, method: str, path: str, body: Any = None, key: str = "") -> Reply:
-    headers = {"Authorization": f"Bearer {key or gateway.merchant.secret_key}"}
-    async with gateway.session.request(method, gateway.url + path, json=body, headers=headers) as answer:
-        return Reply(answer.status, await answer.json(), answer.headers)
-
-
-async def make(gateway: RunningGateway, **fields: Any) -> dict[str, Any]:
-    made = await api(gateway, "POST", "/v1/spend_keys", {"name": "key", **fields})
-    assert made.status == 201, made.body
-    return made.body
-
-
-async def shown(gateway: RunningGateway, key: dict[str, Any]) -> dict[str, Any]:
-    return (await api(gateway, "GET", f"/v1/spend_keys/{key['spend_key_id']}")).body
-
-
-async def call(gateway: RunningGateway, key: dict[str, Any], shape: str = "openai", **more: Any) -> Reply:
-    path, body = ROUTES[shape]
-    headers = {"Authorization": f"Bearer {key['key']}", **more.pop("headers", {})}
-    url = gateway.url + more.pop("path", path)
-    async with gateway.session.post(url, json={**body, **more}, headers=headers) as answer:
-        return Reply(answer.status, await answer.json(), answer.headers)
-
-
-async def settled(gateway: RunningGateway, key: dict[str, Any]) -> dict[str, Any]:
-    """The key once none of its calls is in flight."""
-    async with asyncio.timeout(5):
-        while (await live(gateway, key)).spend_calls:
-            await asyncio.sleep(0.01)
-    return await shown(gateway, key)
-
-
-class Live(NamedTuple):
-    spend_calls: int
-    spend_held: int
-
-
-async def live(gateway: RunningGateway, key: dict[str, Any]) -> Live:
-    name = await counters_of(gateway, key)
-    calls, held = await gateway.context.wallets._connection.command("HMGET", name, "calls", "held")
-    return Live(int(calls or 0), int(held or 0))
-
-
-async def counters_of(gateway: RunningGateway, key: dict[str, Any]) -> str:
-    async with gateway.context.store.connection() as db:
-        shard = await db.fetchval("SELECT shard FROM wallets WHERE wallet_id = $1", key["wallet_id"])
-    return Keys().spend(shard, key["spend_key_id"])
 
 
 def refused(reply: Reply, shape: str, status: int, code: str, *words: str) -> None:
@@ -120,11 +59,6 @@ async def test_a_call_spends_what_it_cost_the_merchant(gateway):
     assert (balance.total_nano, balance.held_nano) == (before.total_nano, 0)
     (row,) = await gateway.rows("spend_key_id = $1", key["spend_key_id"])
     assert (row["billing_mode"], row["charge_nano"], row["cost_nano"]) == ("merchant", 0, COST_NANO)
-
-
-async def own_wallet(gateway: RunningGateway) -> Any:
-    merchant = await gateway.context.principals.merchant(gateway.merchant.secret_key)
-    return (await gateway.context.principals.customer(merchant, merchant.self_connection_id)).wallet
 
 
 async def test_a_key_of_a_customers_wallet_spends_what_the_customer_is_charged(gateway):
@@ -227,35 +161,6 @@ async def test_parallel_calls_do_not_pass_a_limit_of_spending(gateway):
     assert await recorded(gateway, key) == (11 * COST_NANO, 11)
 
 
-async def ceiling_of(gateway: RunningGateway, key: dict[str, Any]) -> int:
-    """What is held for one call, which is made."""
-    under_way, held = await begun(gateway, key, steering_header(delay_ms=150))
-    await under_way
-    await settled(gateway, key)
-    return held.spend_held
-
-
-async def begun(
-    gateway: RunningGateway, key: dict[str, Any], steering: dict[str, str]
-) -> tuple[asyncio.Future[Reply], Live]:
-    """A call that is under way, and what is held for it."""
-    under_way = asyncio.ensure_future(call(gateway, key, headers=steering))
-    async with asyncio.timeout(5):
-        while not (held := await live(gateway, key)).spend_calls:
-            await asyncio.sleep(0.005)
-    return under_way, held
-
-
-async def recorded(gateway: RunningGateway, key: dict[str, Any]) -> tuple[int, int]:
-    async with gateway.context.store.connection() as db:
-        row = await db.fetchrow(
-            "SELECT sum(spent_nano)::bigint AS nano, sum(requests)::bigint AS requests FROM spend_key_days "
-            "WHERE spend_key_id = $1",
-            key["spend_key_id"],
-        )
-    return row["nano"], row["requests"]
-
-
 async def test_a_limit_of_requests_counts_those_in_flight(gateway):
     key = await make(gateway, request_limit={"count": 3, "cycle": "weekly"})
     slow = steering_header(delay_ms=200)
@@ -330,142 +235,6 @@ async def test_what_is_rotated_paused_or_revoked_works_no_more(gateway):
     assert len(rows) == 3
     for method, again in (("DELETE", path), ("GET", path), ("POST", path + "/rotate"), ("PUT", path)):
         assert (await api(gateway, method, again, {} if method == "PUT" else None)).status == 404
-
-
-async def test_counters_that_redis_lost_are_opened_from_the_record(gateway):
-    key = await make(gateway, spend_limit={"amount": "1", "cycle": "total"})
-    assert (await call(gateway, key)).status == 200
-    under_way, held = await begun(gateway, key, steering_header(delay_ms=400))
-    await gateway.context.wallets._connection.command("DEL", await counters_of(gateway, key))
-    asked = asyncio.ensure_future(call(gateway, key))
-    await asyncio.sleep(0.1)  # it waits for the record to have the first call
-    assert not asked.done()
-    await gateway.flusher.flush_once()
-    assert (await asked).status == 200
-    assert (await live(gateway, key)) == held
-    await under_way
-    after = await settled(gateway, key)
-    assert (after["total_requests"], (await live(gateway, key)).spend_held) == (3, 0)
-    await gateway.flusher.flush_once()
-    assert (await recorded(gateway, key))[1] == 3
-
-
-async def test_calls_that_wait_for_counters_wait_for_one_opening(gateway, monkeypatch):
-    keys = [await make(gateway) for _ in range(4)]
-    assert [(await call(gateway, key)).status for key in keys] == [200] * 4
-    for key in keys:
-        await settled(gateway, key)
-        await gateway.context.wallets._connection.command("DEL", await counters_of(gateway, key))
-    counters, made = gateway.parts.spend_counters, Counter()
-
-    def counting(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given, **named: made.update([name]) or real(*given, **named))
-
-    counting(counters, "_sums")
-    counting(counters._recovery, "open_holds")
-    counting(counters._recovery, "open_key")
-    asked = asyncio.gather(*(call(gateway, key) for key in keys * 10))
-    async with asyncio.timeout(2):
-        while len(counters._openings) < len(keys):
-            await asyncio.sleep(0.005)
-    await gateway.flusher.flush_once()
-    assert Counter(each.status for each in await asked) == {200: 40}
-    assert (made["_sums"], made["open_key"]) == (4, 4)
-    assert made["open_holds"] <= 2  # of all keys at once, or with those that came too late for the first
-    assert [(await settled(gateway, key))["total_requests"] for key in keys] == [11] * 4
-    assert not counters._openings
-    assert not counters._looks
-
-
-async def test_counters_opened_at_midnight_are_of_the_day_that_was_looked_up(gateway, monkeypatch):
-    key = await make(gateway, spend_limit={"amount": "1", "cycle": "daily"})
-    assert (await call(gateway, key)).status == 200
-    await settled(gateway, key)
-    await gateway.flusher.flush_once()
-    name, connection = await counters_of(gateway, key), gateway.context.wallets._connection
-    await connection.command("DEL", name)
-    (at_ms, of_key), spend = (now_ms(), await spend_of(gateway, key)), gateway.parts.spend_counters
-    hours = iter([at_ms])
-    monkeypatch.setattr(spend_keys, "now_ms", lambda: next(hours, at_ms + DAY_MS))
-    await spend.open(await own_wallet(gateway), of_key)
-    tomorrow = of_key.cycles(at_ms + DAY_MS)
-    found = await spend._recovery.spend_counters((await own_wallet(gateway)).shard, of_key.spend_key_id, tomorrow)
-    assert (found.spent["daily"].nano, found.spent["total"].nano) == (0, COST_NANO)
-    await connection.command("DEL", name)
-    hours = iter([at_ms])
-    read = await spend.read((await own_wallet(gateway)).shard, of_key)
-    assert read.spent["daily"].nano == COST_NANO  # today's, whole
-
-
-async def spend_of(gateway: RunningGateway, key: dict[str, Any]) -> SpendKey:
-    spend = (await gateway.context.principals.principal(key["key"])).spend
-    assert spend is not None
-    return spend
-
-
-async def test_what_ends_while_the_counters_are_lost_is_counted_once(gateway):
-    key = await make(gateway)
-    assert (await call(gateway, key)).status == 200
-    name, connection = await counters_of(gateway, key), gateway.context.wallets._connection
-    under_way, _ = await begun(gateway, key, steering_header(delay_ms=200))
-    await gateway.flusher.flush_once()
-    await connection.command("DEL", name)
-    await under_way
-    async with asyncio.timeout(2):
-        while not await connection.command("EXISTS", name):
-            await asyncio.sleep(0.01)
-    assert (await shown(gateway, key))["total_requests"] == 1  # as recorded so far
-    asked = asyncio.ensure_future(call(gateway, key))
-    await asyncio.sleep(0.05)
-    await gateway.flusher.flush_once()
-    assert (await asked).status == 200
-    assert (await settled(gateway, key))["total_requests"] == 3
-
-
-async def test_a_wallet_that_came_back_older_takes_its_keys_counters_from_the_record(gateway):
-    customer = await gateway.customer()
-    key = await make(gateway, connection_id=customer.connection_id, meter_slug="tokens")
-    assert (await call(gateway, key)).status == 200
-    await settled(gateway, key)
-    await gateway.flusher.flush_once()
-    wallet, connection, name = customer.wallet, gateway.parts.ledger, await counters_of(gateway, key)
-    settings = gateway.context.settings
-    restorer = Restorer(
-        gateway.context.store,
-        connection,
-        Keys(),
-        shards=settings.ledger_shards,
-        call_ttl_s=settings.settled_record_ttl_s,
-        report_ttl_s=settings.report_record_ttl_s,
-    )
-    await connection.command("HSET", name, "st", 0, "nt", 0)
-    await restorer.recovery.mark(wallet.shard, [(wallet.wallet_id, 10**9)], whatever=True)
-    assert (await call(gateway, key)).status == 503
-    await restorer.restore_once()
-    assert await connection.command("EXISTS", name) == 0
-    assert (await call(gateway, key)).status == 200
-    assert (await settled(gateway, key))["total_spend"] == format_nano(2 * 40 * 20_000)
-
-
-async def test_the_hold_of_a_dead_gateway_is_counted_for_its_key(gateway):
-    key = await make(gateway, spend_limit={"amount": "1", "cycle": "total"})
-    under_way, _ = await begun(gateway, key, steering_header(delay_ms=300))
-    (name,) = [each for each in gateway.parts.live if each.principal.spend.spend_key_id == key["spend_key_id"]]
-    wallet, keys = name.principal.wallet, Keys()
-    hold = keys.hold(wallet.shard, wallet.merchant_id, name.request_id)
-    await gateway.parts.ledger.command("ZADD", keys.holds(wallet.shard), 1, hold)
-    reaper = Reaper(gateway.parts.ledger, keys, gateway.parts.wallets, shards=wallet.shard + 1, grace_s=0)
-    assert await reaper.reap_once() == 1
-    assert await live(gateway, key) == (0, 0)
-    assert (await shown(gateway, key))["total_requests"] == 1
-    await under_way  # it was not dead: its settlement comes late
-    async with asyncio.timeout(5):
-        while (after := await shown(gateway, key))["total_spend"] == format_nano(0):
-            await asyncio.sleep(0.01)
-    assert (after["total_spend"], after["total_requests"]) == (format_nano(COST_NANO), 1)
-    await gateway.flusher.flush_once()
-    assert await recorded(gateway, key) == (COST_NANO, 1)
 
 
 async def test_each_cycle_counts_anew(gateway):
