@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,8 +35,9 @@ _AWAY = (
 )
 
 
+@cache
 def load_queries(directory: Path | None = None) -> Mapping[str, str]:
-    """Every named statement, as "<file>.<name>"."""
+    """Every named statement, as "<file>.<name>". Read once a process."""
     found: dict[str, str] = {}
     for path in sorted((directory or Path(__file__).parent / "queries").glob("*.sql")):
         parts = _NAME.split(path.read_text(encoding="utf-8"))
