@@ -23,6 +23,7 @@ from gateway import failpoints, log, providers, sockets
 from gateway.api import routes as api_routes
 from gateway.api.context import ApiContext
 from gateway.background import Background
+from gateway.billing import checkout_parts
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.continuity import Continuity
 from gateway.billing.pricing import Pricing
@@ -115,6 +116,10 @@ async def _serve(settings: Settings, listening: socket.socket, ready_file: Path 
             await runner.cleanup()
 
 
+def _nothing(point: str) -> None:
+    """No fail points."""
+
+
 def _fold_metrics() -> None:
     """Those who ended before us leave no files behind, also where nobody reads /metrics."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -160,7 +165,7 @@ def application(context: ApiContext, probes: Probes) -> web.Application:
     app.add_routes(probes.routes())
     app.add_routes(api_routes.routes(context))
     app.add_routes(dashboard.routes())
-    app.add_routes(checkout.routes())
+    app.add_routes(checkout.routes(context))
     return app
 
 
@@ -259,6 +264,9 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
             sealed=sealed,
             provider_names=tuple(row.name for row in table),
             webhook_addresses=partial(webhook_resolver(settings).addresses, policy="own"),
+        )
+        context.checkouts = await stack.enter_async_context(
+            checkout_parts.opened(store, wallets, principals, settings, sealed, fail.reached if fail else _nothing)
         )
         probes = Probes(parts, ledger, journal, keys, store)
         running.append(loops.create_task(probes.run()))
