@@ -15,12 +15,14 @@ Packages, top to bottom; each imports only from those below it (a test holds thi
     drain          the end of a gateway process
     proxy          the gateway path; proxy.realtime its WebSockets
     api            the REST resources
-    worker         the loops: flush, reap, grant, turn cycles, partition
+    worker         the loops: flush, reap, grant, turn cycles, collect and charge, partition
     webhooks       what merchants are told: claimed, signed, sent, tried again (run by worker, above proxy and api)
-    pages          the read-only dashboard; checkout is to come
+    pages          the read-only dashboard, the hosted checkout
     local          embedded engines, supervisor, demo, fake provider
     billing        who pays, for what, how much
     ledger         live wallets in Redis: scripts, connection, journal
+    cards          the only package that talks to a card processor: a sandbox, Stripe
+    phones         codes that prove a phone number: a sandbox, Twilio Verify
     store          PostgreSQL: migrations, named queries, secrets
     prices, counting, providers   the price book, token counts, the provider table
     wire           PURE: formats, targets, credentials, metadata; translate: one dialect in another

@@ -23,6 +23,7 @@ from gateway import failpoints, log, providers, sockets
 from gateway.api import routes as api_routes
 from gateway.api.context import ApiContext
 from gateway.background import Background
+from gateway.billing import checkout_parts
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.continuity import Continuity, guarded
 from gateway.billing.pricing import Pricing
@@ -116,6 +117,10 @@ async def _serve(settings: Settings, listening: socket.socket, ready_file: Path 
             await runner.cleanup()
 
 
+def _nothing(point: str) -> None:
+    """No fail points."""
+
+
 def _fold_metrics() -> None:
     """Those who ended before us leave no files behind, also where nobody reads /metrics."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -161,7 +166,7 @@ def application(context: ApiContext, probes: Probes) -> web.Application:
     app.add_routes(probes.routes())
     app.add_routes(api_routes.routes(context))
     app.add_routes(dashboard.routes())
-    app.add_routes(checkout.routes())
+    app.add_routes(checkout.routes(context))
     return app
 
 
@@ -194,6 +199,10 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         parts = await _parts(settings, engines, principals, metrics, stack)
         _run_loops(parts, engines, run)
         context = _context(parts, engines, sealed)
+        reached = parts.fail.reached if parts.fail is not None else _nothing
+        context.checkouts = await stack.enter_async_context(
+            checkout_parts.opened(store, engines.wallets, principals, settings, sealed, reached)
+        )
         probes = Probes(parts, ledger, engines.journal, keys, store)
         run(probes.run())
         stack.push_async_callback(ledger.close)

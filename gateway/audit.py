@@ -1,10 +1,10 @@
 """`obol audit`: compares the live wallets with the durable record, and stored charges with what they should be.
 
 Checks I1 (ledger = wallet row = Redis, held = open holds, entries without gaps), I6 (Redis = PostgreSQL, tier counters
-and overage limits too), I7 (a charge follows from stored usage, price version and meter version) and I9 (the turn of a
-cycle adds its credit and lets expire what was left, once; none is missing, and none is owed for long). It may run
-beside traffic: Redis is read first, with each wallet's sequence number, and compared with the ledger up to that number
-once it has been flushed.
+and overage limits too), I7 (a charge follows from stored usage, price version and meter version), I9 (the turn of a
+cycle adds its credit and lets expire what was left, once; none is missing, and none is owed for long) and I10 (what
+cards were charged was credited, once). It may run beside traffic: Redis is read first, with each wallet's sequence
+number, and compared with the ledger up to that number once it has been flushed.
 """
 
 from __future__ import annotations
@@ -299,6 +299,8 @@ async def check_tables(store: Store, report: Report) -> None:
         turns = await connection.fetch(store.sql("audit.turns"), timeout=_STATEMENT_TIMEOUT_S)
         turned = await connection.fetch(store.sql("audit.turned"), timeout=_STATEMENT_TIMEOUT_S)
         overdue = await connection.fetch(store.sql("audit.overdue"), TURN_OWED_S, timeout=_STATEMENT_TIMEOUT_S)
+        card_charges = await connection.fetchval(store.sql("audit_charges.count"))
+        paid = await connection.fetch(store.sql("audit_charges.differing"), timeout=_STATEMENT_TIMEOUT_S)
     for name, title in (
         ("entries", "ledger entries"),
         ("requests", "requests"),
@@ -316,6 +318,9 @@ async def check_tables(store: Store, report: Report) -> None:
         report.differ(
             row["wallet_id"], [(f"turn {row['turn_id']}", "applied", f"owed since {row['created_at']:%FT%TZ}")]
         )
+    report.count("card charges", card_charges)
+    for row in paid:
+        report.differ(row["wallet_id"], [(f"{row['charge_id']}: {row['what']}", row["expected"], row["found"])])
     if counts["indexed"] != counts["requests"]:
         report.differ("requests", [("rows, by request_index", counts["indexed"], counts["requests"])])
     if counts["rejects"]:

@@ -295,6 +295,7 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
             )
     except ConfigurationError as error:
         yield Finding("FAIL", "configuration", str(error))
+    yield from _money_in(settings)
     if settings.test_mode:
         text = f"test mode: the traffic of {len(settings.upstream_map)} origins goes elsewhere (OBOL_UPSTREAM_MAP)"
         yield Finding("note", "configuration", text)
@@ -320,3 +321,24 @@ def _provider_keys(settings: Settings, names: Mapping[str, str]) -> Iterator[Fin
     else:
         text = "no provider keys: only calls that bring their own key reach a real provider"
         yield Finding("note", "configuration", text)
+
+
+# Cards and phone codes
+
+
+def _money_in(settings: Settings) -> Iterator[Finding]:
+    """Who takes money and sends codes in which mode."""
+    test, live = "the sandbox, which moves no money", "not configured (OBOL_STRIPE_LIVE_KEY)"
+    if settings.stripe_test_key:
+        test = "Stripe in its test mode"
+    if settings.stripe_live_key:
+        live = "Stripe"
+    yield Finding("ok", "cards", f"test merchants: {test}; live merchants: {live}")
+    for mode in ("test", "live"):
+        key, secret = (getattr(settings, f"stripe_{mode}_{name}") for name in ("key", "webhook_secret"))
+        if key and not secret:
+            name = f"OBOL_STRIPE_{mode.upper()}_WEBHOOK_SECRET"
+            text = f"{name} is not set: refunds, disputes and late payments that Stripe tells of are not heard"
+            yield Finding("note", "cards", text)
+    codes = "Twilio Verify" if settings.twilio_account_sid else "not configured (OBOL_TWILIO_ACCOUNT_SID)"
+    yield Finding("ok", "phone codes", f"test merchants: shown in the log; live merchants: {codes}")

@@ -25,7 +25,10 @@ OF_GATEWAY = ("held", "dispatched", "first_byte", "mid_stream", "last_byte", "se
 came; the last one did; the settle is on the wire; it was acknowledged."""
 OF_WORKER = ("journalled", "recorded", "flushed_not_acknowledged", "trimmed")
 """In the order of a batch: read from the journal; recorded, not committed; committed, still in the journal; done."""
-POINTS = OF_GATEWAY + OF_WORKER
+OF_CHARGE = ("charge_written", "processor_called", "processor_answered", "webhook_told", "credit_granted")
+"""In the order of a charge: its row is there; the processor is about to be called; its answer came, not recorded; it is
+recorded, with the grant and what the merchant is told; the wallet has the credit."""
+POINTS = OF_GATEWAY + OF_WORKER + OF_CHARGE
 VICTIMS = ("gateway", "worker", "valkey", "postgres")
 
 

@@ -22,11 +22,15 @@ from gateway.errors import ConfigurationError
 
 ENV_PREFIX = "OBOL_"
 PROVIDER_KEY_PREFIX = "OBOL_PROVIDER_KEY_"
-JSON_SETTINGS = ("upstream_map", "private_upstreams", "webhook_private_hosts", "webhook_retry_s")
+JSON_SETTINGS = ("upstream_map", "private_upstreams", "webhook_private_hosts", "webhook_retry_s", "charge_retry_days")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
+StripeTestKey = Annotated[str, Meta(pattern=r"^(?:(?:sk|rk)_test_[A-Za-z0-9_]+)?\Z")]
+StripeLiveKey = Annotated[str, Meta(pattern=r"^(?:(?:sk|rk)_live_[A-Za-z0-9_]+)?\Z")]
+StripeSecret = Annotated[str, Meta(pattern=r"^(?:whsec_[A-Za-z0-9_]+)?\Z")]
+Loopback = Annotated[str, Meta(pattern=r"^(?:http://127\.0\.0\.1:[0-9]{1,5})?\Z")]
 Host = Annotated[str, Meta(pattern=r"^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,63}$")]
 
 
@@ -105,6 +109,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overage_cap_nano: NotNegative = 100 * 1_000_000_000
     unpriced_models: Annotated[str, Meta(pattern="^(meter|refuse)$")] = "meter"
 
+    charge_threshold_nano: Positive = 5 * 1_000_000_000
+    auto_top_up_below_nano: NotNegative = 100_000_000
+    charge_retry_days: tuple[Positive, ...] = (1, 3, 5, 7)
+    charge_calls_max: Positive = 16
+    charge_timeout_ms: Annotated[int, Meta(ge=100, le=300_000)] = 70_000
+    charge_ask_again_s: Positive = 5
+    charge_resend_after_s: Positive = 180
+
     flush_interval_ms: Positive = 100
     journal_entries_max: Positive = 500_000
     flush_batch_entries: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
@@ -118,11 +130,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_endpoint_calls_max: Positive = 4
     webhook_log_days: Positive = 7
 
+    stripe_test_key: StripeTestKey = ""
+    stripe_test_publishable_key: Annotated[str, Meta(pattern=r"^(?:pk_test_[A-Za-z0-9_]+)?\Z")] = ""
+    stripe_test_webhook_secret: StripeSecret = ""
+    stripe_live_key: StripeLiveKey = ""
+    stripe_live_publishable_key: Annotated[str, Meta(pattern=r"^(?:pk_live_[A-Za-z0-9_]+)?\Z")] = ""
+    stripe_live_webhook_secret: StripeSecret = ""
+    stripe_url: Loopback = ""
+
+    twilio_account_sid: Annotated[str, Meta(pattern=r"^(?:AC[0-9a-f]{32})?\Z")] = ""
+    twilio_auth_token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]*\Z")] = ""
+    twilio_verify_service_sid: Annotated[str, Meta(pattern=r"^(?:VA[0-9a-f]{32})?\Z")] = ""
+    twilio_timeout_ms: Annotated[int, Meta(ge=1_000, le=60_000)] = 15_000
+    twilio_url: Loopback = ""
+
     def secrets(self) -> list[str]:
         """Every secret text in the settings, passwords of the engines as written and decoded: logs mask them."""
         logins = [url.partition("://")[2].rpartition("@")[0] for url in (self.redis_url, self.postgres_url)]
         passwords = [login.partition(":")[2] for login in logins]
-        return [self.master_key, *self.provider_keys.values(), *passwords, *map(unquote, passwords)]
+        return [
+            self.master_key,
+            *self.provider_keys.values(),
+            *passwords,
+            *map(unquote, passwords),
+            self.stripe_test_key,
+            self.stripe_test_webhook_secret,
+            self.stripe_live_key,
+            self.stripe_live_webhook_secret,
+            self.twilio_auth_token,
+        ]
 
 
 def load(
@@ -189,12 +225,17 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError("settled_record_ttl_s must be at least twice settle_keep_s")
     if 2 * settings.redis_wait_timeout_ms > settings.redis_timeout_ms:
         raise ConfigurationError("redis_timeout_ms must be at least twice redis_wait_timeout_ms")
+    if settings.charge_resend_after_s * 1_000 < 2 * settings.charge_timeout_ms:
+        raise ConfigurationError("charge_resend_after_s must be at least twice charge_timeout_ms")
+    if list(settings.charge_retry_days) != sorted(set(settings.charge_retry_days)):
+        raise ConfigurationError("charge_retry_days must rise: they are counted from the day of the first decline")
     if settings.upstream_map and not settings.test_mode:
         raise ConfigurationError(
             "OBOL_UPSTREAM_MAP sends a provider's traffic and keys elsewhere, so it is refused unless OBOL_TEST_MODE=1"
         )
     if settings.fail_point_file and not settings.test_mode:
         raise ConfigurationError("OBOL_FAIL_POINT_FILE has processes killed, so it is refused unless OBOL_TEST_MODE=1")
+    _check_money_in(settings)
     for name, key in settings.provider_keys.items():
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigurationError(
@@ -205,3 +246,19 @@ def _check(settings: Settings) -> None:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
                 raise ConfigurationError(f"OBOL_UPSTREAM_MAP: {url!r} is not an origin such as http://127.0.0.1:9000")
+
+
+def _check_money_in(settings: Settings) -> None:
+    for mode in ("test", "live"):
+        key, public = getattr(settings, f"stripe_{mode}_key"), getattr(settings, f"stripe_{mode}_publishable_key")
+        if bool(key) != bool(public):
+            name = f"OBOL_STRIPE_{mode.upper()}"
+            raise ConfigurationError(f"{name}_KEY and {name}_PUBLISHABLE_KEY are set both, or neither")
+    twilio = (settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_verify_service_sid)
+    if any(twilio) and not all(twilio):
+        names = "OBOL_TWILIO_ACCOUNT_SID, OBOL_TWILIO_AUTH_TOKEN and OBOL_TWILIO_VERIFY_SERVICE_SID"
+        raise ConfigurationError(f"{names} are set all, or none")
+    if (settings.stripe_url or settings.twilio_url) and not settings.test_mode:
+        raise ConfigurationError(
+            "OBOL_STRIPE_URL and OBOL_TWILIO_URL send keys elsewhere, so they are refused unless OBOL_TEST_MODE=1"
+        )

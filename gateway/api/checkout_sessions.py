@@ -1,4 +1,4 @@
-"""Checkout sessions: made, read, listed. Where a token leads to there is no checkout yet: pages/checkout.py."""
+"""Checkout sessions: made, read, listed. What is behind their tokens: pages/checkout.py."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway.api.versions import MeterVersions
 from gateway.billing.catalogue import Offer
+from gateway.billing.checkout import Checkouts
 from gateway.billing.principals import Merchant, Principals
 from gateway.billing.spend_keys import SpendCounters
 from gateway.errors import ObolError
@@ -45,6 +46,8 @@ class ApiContext:
     sealed: Sealed | None = None
     """Seals merchants' keys of providers. Both are None where this process serves no calls."""
     provider_names: tuple[str, ...] = ()
+    checkouts: Checkouts | None = None
+    """None where this process serves no pages."""
     meter_versions: MeterVersions = field(init=False)
 
     def __post_init__(self) -> None:

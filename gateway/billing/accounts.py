@@ -126,6 +126,12 @@ class Accounts:
             await self._wallets.open(made.wallet, status="ok", limit_nano=limit_nano, create=True)
         return made
 
+    async def prepare_customer(self, db: asyncpg.Connection, merchant_id: str, mode: str) -> NewConnection:
+        """A customer without credit, in the transaction of `db`. Nobody is told of it."""
+        made = await self._insert_connection(db, merchant_id, mode, is_self=False, limit_nano=0)
+        await self._wallets.open(made.wallet, status="ok", limit_nano=0, create=True)
+        return made
+
     async def subscribe(self, connection: NewConnection, plan_id: str) -> str:
         """Begin the first cycle of a customer with a card on file; return the subscription's id."""
         return await self._subscriptions.subscribe(

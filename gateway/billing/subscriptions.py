@@ -75,19 +75,49 @@ class Subscriptions:
                 raise unknown_plan("plan_id")
             if await self._standing(db, connection) is not None:
                 raise ObolError("already_subscribed", "this customer has a subscription", param="customer_id")
-            begun = _first(connection, terms, can_charge=can_charge)
-            await db.execute(
-                self._store.sql("subscriptions.insert"),
-                *(begun.subscription_id, connection_id, merchant_id, plan_id, begun.started_at, begun.cycle_end_at),
-                *(can_charge, begun.auto_top_up_bundle_id),
-            )
-            # Whatever is in the pots stays there: nothing ends.
-            turn = Turn(True, True, terms.included_credit_nano, True)
-            limit_nano = terms.limit_nano(self._cap_nano, can_charge=can_charge)
-            first = turn_of("start", replace(begun, turns=0), begun.started_at, turn, limit_nano)
-            await save(db, self._store, [(begun, [first])])
+            begun = await self._begin(db, connection, terms, can_charge=can_charge)
         await self._turns.apply_to([begun.wallet_id])
         return begun.subscription_id
+
+    async def buy(
+        self, db: asyncpg.Connection, merchant_id: str, connection_id: str, plan_id: str, *, paid: bool
+    ) -> None:
+        """What a checkout of a plan leads to, in its transaction: where it was `paid`, a cycle of the plan begins now.
+
+        The card is on file. The caller applies the turns. Raise ObolError `connection_not_found`, `plan_not_found`;
+        `request_in_progress` where it was not paid and costs something now, because a cycle has just ended.
+        """
+        connection = await self._lock_connection(db, merchant_id, connection_id)
+        terms = await self._terms(db, merchant_id, plan_id)
+        before, at = await self._standing(db, connection), connection["merchant_now"]
+        if before is None:
+            if terms.period_amount_nano and not paid:
+                raise _just_turned()
+            await self._begin(db, connection, terms, can_charge=True)
+        elif paid:
+            turn, after = turned("upgrade", before, before.without_pending().begun(terms, at), at, self._cap_nano)
+            await save(db, self._store, [(after, [turn])])
+        else:
+            kind, after, made = self._changed(before, terms, at)
+            if kind == "upgrade":
+                raise _just_turned()
+            await save(db, self._store, [(after, made)])
+
+    async def _begin(
+        self, db: asyncpg.Connection, connection: asyncpg.Record, terms: Terms, *, can_charge: bool
+    ) -> Standing:
+        begun = _first(connection, terms, can_charge=can_charge)
+        await db.execute(
+            self._store.sql("subscriptions.insert"),
+            *(begun.subscription_id, begun.connection_id, begun.merchant_id, terms.plan_id),
+            *(begun.started_at, begun.cycle_end_at, can_charge, begun.auto_top_up_bundle_id),
+        )
+        # Whatever is in the pots stays there: nothing ends.
+        turn = Turn(True, True, terms.included_credit_nano, True)
+        limit_nano = terms.limit_nano(self._cap_nano, can_charge=can_charge)
+        first = turn_of("start", replace(begun, turns=0), begun.started_at, turn, limit_nano)
+        await save(db, self._store, [(begun, [first])])
+        return begun
 
     async def change_plan(
         self, merchant_id: str, connection_id: str, plan_id: str, *, paid: bool = True
@@ -250,6 +280,10 @@ def _first(connection: asyncpg.Record, terms: Terms, *, can_charge: bool) -> Sta
         terms=terms,
         pending_terms=None,
     )
+
+
+def _just_turned() -> ObolError:
+    return ObolError("request_in_progress", "the customer's plan has just changed: look again")
 
 
 def unknown_subscription(param: str = "id") -> ObolError:

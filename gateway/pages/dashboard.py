@@ -39,13 +39,13 @@ def routes() -> list[web.RouteDef]:
     """GET and HEAD of `/dashboard` and of each file it loads. The files are read here, once; OSError if one is gone."""
     scripts_and_styles = [path for path in sorted(_STATIC.iterdir()) if path.suffix in (".css", ".js")]
     return [
-        web.get("/dashboard", _serving(_STATIC / _PAGE)),
+        web.get("/dashboard", serving(_STATIC / _PAGE)),
         web.get("/dashboard/", _without_slash),
-        *(web.get(f"/dashboard/static/{path.name}", _serving(path)) for path in scripts_and_styles),
+        *(web.get(f"/dashboard/static/{path.name}", serving(path)) for path in scripts_and_styles),
     ]
 
 
-def _serving(path: Path) -> Handler:
+def serving(path: Path) -> Handler:
     """A handler that answers with the file, or with 304 where the browser has it already."""
     body, content_type = path.read_bytes(), _CONTENT_TYPES[path.suffix]
     tag = hashlib.sha256(body).hexdigest()[:32]

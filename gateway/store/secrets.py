@@ -63,6 +63,10 @@ class Derived:
     def checkout_secret(self, mode: str, checkout_session_id: str) -> str:
         return f"css_{mode}_{self._derive('checkout', checkout_session_id)}"
 
+    def phone_hash(self, phone: str) -> bytes:
+        """What a phone number (E.164) is looked up by. Keyed: there are few enough numbers to try them all."""
+        return self._tag("phone", phone)
+
     def webhook_secret(self, webhook_id: str, number: int) -> str:
         """The `number`th of an endpoint. Behind `whsec_` stands base64 of 32 bytes, as Standard Webhooks reads it."""
         return "whsec_" + b64encode(self._tag("webhook", f"{webhook_id}:{number}")).decode()

@@ -16,16 +16,23 @@ from pathlib import Path
 
 import uvloop
 
-from gateway import log
+from gateway import failpoints, log
+from gateway.billing.charges import Charges
 from gateway.billing.continuity import Continuity, guarded
 from gateway.billing.shards import refuse_fewer_shards
+from gateway.billing.turns import Turns
+from gateway.cards import choice
 from gateway.errors import ConfigurationError, ObolError
+from gateway.ledger.changes import Changes
 from gateway.ledger.connection import Connection, LedgerAway
+from gateway.ledger.keys import Keys
 from gateway.ledger.wallets import Wallets
 from gateway.settings import Settings
 from gateway.store.postgres import Store
 from gateway.webhooks.deliverer import delivering
 from gateway.worker import metrics
+from gateway.worker.charger import Charger
+from gateway.worker.collector import Collector
 from gateway.worker.flusher import Flusher
 from gateway.worker.rounds import Rounds
 
@@ -39,6 +46,7 @@ _LAG_INTERVAL_S = 1.0
 _HEAL_INTERVAL_S = 0.1
 _PARTITIONS_INTERVAL_S = 3_600.0
 _WEBHOOKS_INTERVAL_S = 0.2
+_CHARGES_INTERVAL_S = 0.5
 _WEBHOOK_LOG_INTERVAL_S = 30.0
 _CONNECT_PAUSE_S = 0.05
 
@@ -94,6 +102,7 @@ async def _main(settings: Settings, ready_file: Path | None) -> int:
             await refuse_fewer_shards(store, settings.ledger_shards)
         rounds = Rounds(settings, store, connection, continuity)
         loops = (*_loops(rounds, settings), *await _webhook_loops(settings, rounds.wallets, stack))
+        loops = (*loops, *await _card_loops(settings, store, connection, rounds.wallets, stack))
         if ready_file is not None and not stop.is_set():
             await asyncio.to_thread(_write_ready, ready_file)
         _LOG.info("the worker runs", extra={"pid": os.getpid()})
@@ -154,6 +163,28 @@ async def _webhook_loops(settings: Settings, wallets: Wallets, stack: contextlib
     return (
         Loop("webhooks", deliverer.deliver_due, _WEBHOOKS_INTERVAL_S),
         Loop("webhook log", deliverer.tidy, _WEBHOOK_LOG_INTERVAL_S),
+    )
+
+
+async def _card_loops(
+    settings: Settings, store: Store, connection: Connection, wallets: Wallets, stack: contextlib.AsyncExitStack
+) -> tuple[Loop, ...]:
+    cards = await stack.enter_async_context(choice.opened(settings, store))
+    fail = failpoints.of_settings(settings.fail_point_file, settings.data_dir)
+    charges = Charges(
+        store,
+        wallets,
+        overage_cap_nano=settings.overage_cap_nano,
+        retry_days=settings.charge_retry_days,
+        changed=Changes(connection, Keys()).announce,
+    )
+    charger = Charger(store, charges, cards.named, settings, fail)
+    stack.push_async_callback(charger.stop)
+    collector = Collector(store, Turns(store, wallets), cards.named, settings, fail)
+    return (
+        Loop("collector", collector.collect_once, _CHARGES_INTERVAL_S),
+        Loop("charger", charger.charge_due, _CHARGES_INTERVAL_S),
+        Loop("charges", charger.measure, _LAG_INTERVAL_S),
     )
 
 

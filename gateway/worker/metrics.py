@@ -26,6 +26,20 @@ CYCLES_OVERDUE = Gauge(
     "How long the cycle that ended first, in real time, has waited for its turn",
     multiprocess_mode="mostrecent",
 )
+CHARGES = Counter(
+    "obol_charges_total", "Answers of the card processor about charges, and failures to get one", ["kind", "outcome"]
+)
+CHARGES_OPEN = Gauge("obol_charges_open", "Charges that are not concluded", multiprocess_mode="mostrecent")
+CHARGES_OLDEST_S = Gauge(
+    "obol_charges_oldest_open_seconds",
+    "For how long the oldest of them has been without an answer",
+    multiprocess_mode="mostrecent",
+)
+CONNECTIONS_LIMITED = Gauge(
+    "obol_connections_limited",
+    "Customers whose card was declined, and who may owe nothing more until they have paid",
+    multiprocess_mode="mostrecent",
+)
 TICK_ERRORS = Counter("obol_worker_tick_errors_total", "Failed rounds of the worker's loops", ["loop"])
 LOST_ENTRIES = Counter("obol_ledger_lost_entries_total", "Recorded journal entries that Redis was found to have lost")
 WALLETS_RESTORED = Counter("obol_wallets_restored_total", "Wallets put into use again from what PostgreSQL recorded")

@@ -261,3 +261,32 @@ def test_the_command_prints_a_table_and_returns_whether_it_is_usable(valkey, pos
     out = capsys.readouterr().out
     assert "FAIL  configuration  OBOL_MASTER_KEY is not set" in out
     assert "not usable: 1 of" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {},
+            [
+                "test merchants: the sandbox",
+                "live merchants: not configured (OBOL_STRIPE_LIVE_KEY)",
+                "shown in the log",
+            ],
+        ),
+        (
+            {"stripe_test_key": "sk_test_canary", "stripe_live_key": "sk_live_canary"},
+            ["Stripe in its test mode", "live merchants: Stripe", "STRIPE_TEST_WEBHOOK_SECRET", "STRIPE_LIVE_WEBHOOK"],
+        ),
+        (
+            {"stripe_live_key": "sk_live_canary", "stripe_live_webhook_secret": "whsec_canary"},
+            ["live merchants: Stripe"],
+        ),
+        ({"twilio_account_sid": "ACcanary"}, ["Twilio Verify"]),
+    ],
+)
+def test_who_takes_money_and_sends_codes_is_told_without_a_secret(changes, told):
+    text = "\n".join(finding.text for finding in checks._money_in(Settings(**changes)))
+    assert [words for words in told if words not in text] == []
+    assert "canary" not in text
+    assert ("WEBHOOK_SECRET" in text) == ("stripe_live_webhook_secret" not in changes and "stripe_live_key" in changes)

@@ -34,8 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": {"core", "errors", "share", "wire"},
     "ledger": {"core", "errors", "share", "wire"},
     "store": {"core", "errors", "settings", "wire"},
+    "cards": {"errors", "settings", "store"},
+    "phones": {"errors", "settings", "store"},
 }
-_BELOW_BILLING = {"core", "counting", "errors", "ledger", "prices", "providers", "settings", "store", "wire"}
+_BELOW_BILLING = {"cards", "core", "counting", "errors", "ledger", "phones", "prices", "providers", "settings", "store"}
+_BELOW_BILLING |= {"wire"}
 _LEAVES = {"background", "errors", "failpoints", "log", "metrics", "multiprocess", "settings", "share", "sockets"}
 MAY_IMPORT["billing"] = _BELOW_BILLING
 _UNDER_APP = _BELOW_BILLING | _LEAVES | {"billing"}

@@ -45,3 +45,59 @@ def test_the_secrets_are_known() -> None:
     )
     assert set(settings.secrets()) >= {"master", "sk-1", "gsk-2", "p%40ss/w:rd", "p@ss/w:rd", "secret"}
     assert set(Settings().secrets()) == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STRIPE_TEST_KEY", "sk_live_canary"),
+        ("STRIPE_LIVE_KEY", "sk_test_canary"),
+        ("STRIPE_LIVE_KEY", "pk_live_canary"),
+        ("STRIPE_TEST_KEY", "rk_live_canary"),
+        ("STRIPE_TEST_PUBLISHABLE_KEY", "sk_test_canary"),
+        ("STRIPE_LIVE_PUBLISHABLE_KEY", "pk_test_canary"),
+        ("STRIPE_TEST_WEBHOOK_SECRET", "sk_test_canary"),
+        ("STRIPE_LIVE_KEY", "sk_live_canary\n"),
+        ("STRIPE_URL", "http://canary.example:80"),
+        ("TWILIO_ACCOUNT_SID", "SKcanary"),
+        ("TWILIO_VERIFY_SERVICE_SID", "canary"),
+        ("TWILIO_AUTH_TOKEN", "canary\r\nX: 1"),
+    ],
+)
+def test_a_key_of_the_wrong_mode_or_kind_is_refused_by_its_name_alone(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name.lower()) as caught:
+        load({f"OBOL_{name}": value})
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"OBOL_STRIPE_TEST_KEY": "sk_test_canary"}, "OBOL_STRIPE_TEST_PUBLISHABLE_KEY are set both"),
+        ({"OBOL_STRIPE_LIVE_PUBLISHABLE_KEY": "pk_live_canary"}, "OBOL_STRIPE_LIVE_KEY and"),
+        ({"OBOL_TWILIO_AUTH_TOKEN": "canary"}, "are set all, or none"),
+        ({"OBOL_STRIPE_URL": "http://127.0.0.1:9"}, "OBOL_TEST_MODE"),
+        ({"OBOL_TWILIO_URL": "http://127.0.0.1:9"}, "OBOL_TEST_MODE"),
+    ],
+)
+def test_keys_come_in_whole_sets(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        load(environ)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_keys_of_processors_are_secret() -> None:
+    settings = load(
+        {
+            "OBOL_STRIPE_TEST_KEY": "rk_test_1",
+            "OBOL_STRIPE_TEST_PUBLISHABLE_KEY": "pk_test_1",
+            "OBOL_STRIPE_TEST_WEBHOOK_SECRET": "whsec_1",
+            "OBOL_STRIPE_LIVE_KEY": "sk_live_2",
+            "OBOL_STRIPE_LIVE_PUBLISHABLE_KEY": "pk_live_2",
+            "OBOL_STRIPE_LIVE_WEBHOOK_SECRET": "whsec_2",
+            "OBOL_TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
+            "OBOL_TWILIO_AUTH_TOKEN": "token3",
+            "OBOL_TWILIO_VERIFY_SERVICE_SID": "VA" + "1" * 32,
+        }
+    )
+    assert set(settings.secrets()) >= {"rk_test_1", "whsec_1", "sk_live_2", "whsec_2", "token3"}

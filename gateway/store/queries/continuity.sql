@@ -29,8 +29,9 @@ FROM wallets w WHERE wallet_id = ANY($1) AND shard = $2 ORDER BY wallet_id
 
 -- name: connections
 -- Locked until the wallets are restored: who deletes one of these connections meanwhile waits, and then finds its
--- wallet in use.
-SELECT wallet_id, overage_limit_nano, disabled_at IS NOT NULL AS disabled, deleted_at IS NOT NULL AS deleted
+-- wallet in use. One that a checkout hides is not deleted.
+SELECT wallet_id, overage_limit_nano, disabled_at IS NOT NULL AS disabled,
+       coalesce(deleted_at < 'infinity', false) AS deleted
 FROM connections WHERE wallet_id = ANY($1) FOR SHARE
 
 -- name: spend_keys
