@@ -148,17 +148,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Every secret text in the settings, passwords of the engines as written and decoded: logs mask them."""
         logins = [url.partition("://")[2].rpartition("@")[0] for url in (self.redis_url, self.postgres_url)]
         passwords = [login.partition(":")[2] for login in logins]
-        return [
-            self.master_key,
-            *self.provider_keys.values(),
-            *passwords,
-            *map(unquote, passwords),
-            self.stripe_test_key,
-            self.stripe_test_webhook_secret,
-            self.stripe_live_key,
-            self.stripe_live_webhook_secret,
-            self.twilio_auth_token,
-        ]
+        cards = [self.stripe_test_key, self.stripe_live_key, self.twilio_auth_token]
+        events = [self.stripe_test_webhook_secret, self.stripe_live_webhook_secret]
+        known = [self.master_key, *self.provider_keys.values(), *passwords, *map(unquote, passwords), *cards, *events]
+        return [secret for secret in known if secret]
 
 
 def load(

@@ -156,5 +156,3 @@ END $$;
 CREATE TRIGGER subscriptions_topped_up AFTER UPDATE OF auto_top_up_bundle_id ON subscriptions FOR EACH ROW
     WHEN (NEW.auto_top_up_bundle_id IS DISTINCT FROM OLD.auto_top_up_bundle_id)
     EXECUTE FUNCTION collections_topped_up();
-
-CREATE INDEX grants_pending_of_wallet ON grants (wallet_id) WHERE applied_at IS NULL;
