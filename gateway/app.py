@@ -200,7 +200,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         _run_loops(parts, engines, run)
         context = _context(parts, engines, sealed)
         reached = parts.fail.reached if parts.fail is not None else _nothing
-        context.checkouts = await stack.enter_async_context(
+        context.checkouts, context.processor_events = await stack.enter_async_context(
             checkout_parts.opened(store, engines.wallets, principals, settings, sealed, reached)
         )
         probes = Probes(parts, ledger, engines.journal, keys, store)

@@ -11,6 +11,7 @@ from gateway.api.versions import MeterVersions
 from gateway.billing.catalogue import Offer
 from gateway.billing.checkout import Checkouts
 from gateway.billing.principals import Merchant, Principals
+from gateway.billing.processor_events import ProcessorEvents
 from gateway.billing.spend_keys import SpendCounters
 from gateway.errors import ObolError
 from gateway.ledger.bound import JournalBound
@@ -47,7 +48,8 @@ class ApiContext:
     """Seals merchants' keys of providers. Both are None where this process serves no calls."""
     provider_names: tuple[str, ...] = ()
     checkouts: Checkouts | None = None
-    """None where this process serves no pages."""
+    processor_events: ProcessorEvents | None = None
+    """Both are None where this process serves no pages."""
     meter_versions: MeterVersions = field(init=False)
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ def invalid(field: str, what: str) -> ObolError:
 
 async def json_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object; {} for an empty one. Raise ObolError 400 or 413."""
-    body = await _bounded(request)
+    body = await raw(request)
     return parse(body) if body.strip() else {}
 
 
@@ -63,7 +63,8 @@ def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _bounded(request: web.Request) -> bytes:
+async def raw(request: web.Request) -> bytes:
+    """The body, whatever it is. Raise ObolError `body_too_large`."""
     body = bytearray()
     if (request.content_length or 0) <= BODY_MAX_BYTES:
         if hdrs.EXPECT in request.headers and not request.content.is_eof() and request.transport is not None:
@@ -79,7 +80,7 @@ async def _bounded(request: web.Request) -> bytes:
 
 async def form(request: web.Request) -> dict[str, str]:
     """The fields of a form that a page sent, the first of each name. Raise ObolError 400 or 413."""
-    body = await _bounded(request)
+    body = await raw(request)
     try:
         found = parse_qs(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=FORM_FIELDS_MAX)
     except ValueError:

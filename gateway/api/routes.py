@@ -19,6 +19,7 @@ from gateway.api.models import ModelRoutes
 from gateway.api.operation import Operation
 from gateway.api.operation import routes as operation_routes
 from gateway.api.plans import PlanRoutes
+from gateway.api.processor_events import ProcessorEventRoutes
 from gateway.api.provider_keys import ProviderKeyRoutes
 from gateway.api.published import Published
 from gateway.api.requests import RequestRoutes
@@ -46,7 +47,7 @@ class Resource(Protocol):
 def routes(context: ApiContext) -> list[web.RouteDef]:
     """For `app.add_routes`; the application needs `middlewares()` too."""
     table = operations(context)
-    pages = [*Published(table).routes(), *LoginRoutes(context).pages()]
+    pages = [*Published(table).routes(), *LoginRoutes(context).pages(), *ProcessorEventRoutes(context).routes()]
     return [_expecting(route) for route in [*operation_routes(context, table), *pages]]
 
 

@@ -1,6 +1,6 @@
 """The merchant's own wallet, or that of a wallet key, and what it could be funded with.
 
-This version has no card processor: no payment method is ever stored, and none can be charged.
+Cards are their payers' and are charged by checkouts and by the collector: none is named or charged here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Wallet(msgspec.Struct, kw_only=True):
 
 
 class PaymentMethod(msgspec.Struct, kw_only=True):
-    """Something that can be charged. There is none in this version."""
+    """Something that can be charged. None is shown here."""
 
     payment_method_id: str
     created_at: Time
@@ -104,7 +104,7 @@ class WalletRoutes:
         )
 
     async def list(self, call: Call[Nothing, Page]) -> paging.Listed[PaymentMethod]:
-        """None: this version has no card processor."""
+        """None: a merchant has no card, and a payer's are not shown to merchants."""
         paging.window(call.query)
         return paging.Listed(data=[], has_more=False)
 
@@ -114,6 +114,6 @@ class WalletRoutes:
             raise invalid("amount", "must be from 10 to 10000 dollars")
         raise ObolError(
             "payment_method_not_found",
-            "payment_method_id names none: this version of Obol has no card processor",
+            "payment_method_id names none: this wallet has no card",
             param="payment_method_id",
         )

@@ -1,4 +1,4 @@
-"""What checkouts are made of, opened and closed together."""
+"""What checkouts, and what hears card processors, are made of: opened and closed together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gateway.billing.checkout_payment import Payment
 from gateway.billing.checkout_reading import CheckoutReader
 from gateway.billing.payers import Payers
 from gateway.billing.principals import Principals
+from gateway.billing.processor_events import ProcessorEvents
 from gateway.billing.purchases import Purchases
 from gateway.billing.subscriptions import Subscriptions
 from gateway.billing.turns import Turns
@@ -32,22 +33,23 @@ async def opened(
     settings: Settings,
     sealed: Sealed,
     reached: Callable[[str], None],
-) -> AsyncIterator[Checkouts]:
+) -> AsyncIterator[tuple[Checkouts, ProcessorEvents]]:
     """With the card processors and senders of codes that the settings name. `reached`: the fail points."""
     cap_nano, derived = settings.overage_cap_nano, Derived(settings.master_key)
     payers = Payers(store, derived, sealed)
     async with cards_choice.opened(settings, store) as cards, phones_choice.opened(settings, store) as phones:
+        charges = Charges(
+            store,
+            wallets,
+            overage_cap_nano=cap_nano,
+            retry_days=settings.charge_retry_days,
+            changed=principals.changed,
+        )
         payment = Payment(
             store,
             CheckoutReader(store, payers, sealed),
             Accounts(store, wallets, derived, shards=settings.ledger_shards),
-            Charges(
-                store,
-                wallets,
-                overage_cap_nano=cap_nano,
-                retry_days=settings.charge_retry_days,
-                changed=principals.changed,
-            ),
+            charges,
             Purchases(store, Subscriptions(store, wallets, overage_cap_nano=cap_nano)),
             Turns(store, wallets),
             cards,
@@ -55,4 +57,5 @@ async def opened(
             charge_timeout_ms=settings.charge_timeout_ms,
             reached=reached,
         )
-        yield Checkouts(store, payers, payment, cards, phones, sealed, derived)
+        checkouts = Checkouts(store, payers, payment, cards, phones, sealed, derived)
+        yield checkouts, ProcessorEvents(store, cards, charges, payers)

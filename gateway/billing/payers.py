@@ -86,6 +86,11 @@ class Payers:
             for row in sorted(removed, key=lambda each: str(each["payer_id"])):
                 await db.execute(self._store.sql("payers.hurry"), row["payer_id"], None)
 
+    async def card_changed(self, processor: str, card: Card) -> None:
+        """The bank has given out a new one for it: the same reference, another number or expiry."""
+        shown = (card.brand, card.last4, card.exp_month, card.exp_year)
+        await self._store.execute("payers.change_method", processor, card.method_ref, *shown)
+
     async def cards(self, payer_id: str) -> list[Method]:
         """The default first, then the newest."""
         return [_method(row) for row in await self._store.rows("payers.methods", payer_id)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest_asyncio
 import redis.asyncio
 from checkout_customer import Browser, Seen, api, plan, session
 from running import RunningGateway, running_gateway
-from stripe_fake import KEY, StripeFake
+from stripe_fake import KEY, WEBHOOK_SECRET, StripeFake
 
 from gateway.testing import FakeProvider
 
@@ -28,6 +30,7 @@ async def gateway(
     valkey: str, redis_client: redis.asyncio.Redis, postgres: str, stripe: StripeFake
 ) -> AsyncIterator[RunningGateway]:
     keys = {"stripe_test_key": KEY, "stripe_test_publishable_key": PUBLISHABLE, "stripe_url": stripe.url}
+    keys["stripe_test_webhook_secret"] = WEBHOOK_SECRET
     async with FakeProvider() as provider, running_gateway(valkey, postgres, provider, **keys) as running:
         yield running
 
@@ -101,3 +104,62 @@ async def test_an_answer_that_is_lost_leaves_it_open(gateway: RunningGateway, st
     stripe.next("lost_after")
     assert (await browser.send("confirm")).heading == "Payment is being made"
     assert [one["amount"] for one in stripe.objects.of("charge")] == [2_500]
+
+
+async def tell(gateway: RunningGateway, signed: tuple[bytes, dict[str, str]], mode: str = "test") -> int:
+    """The status that Stripe gets."""
+    body, headers = signed
+    url = f"{gateway.url}/v1/processor_events/stripe/{mode}"
+    async with gateway.session.post(url, data=body, headers=headers) as answer:
+        await answer.read()
+        return answer.status
+
+
+def altered(event: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    other = copy.deepcopy(event)
+    other["data"]["object"].update(fields)
+    return other
+
+
+async def test_stripe_tells_what_became_of_a_charge(gateway: RunningGateway, stripe: StripeFake) -> None:
+    browser, _ = await entering(gateway)
+    (setup,) = stripe.objects.of("setup_intent")
+    stripe.objects.enter_card(setup["id"], GOOD)
+    await browser.send("card_entered")
+    stripe.next("lost_after")
+    assert (await browser.send("confirm")).heading == "Payment is being made"
+    paid = next(event for event in stripe.objects.events if event["type"] == "payment_intent.succeeded")
+    # What is not from Stripe, and what is not the charge that was written, concludes nothing.
+    assert await tell(gateway, stripe.signed(paid, secret="whsec_another")) == 400
+    assert await tell(gateway, stripe.signed(paid), mode="live") == 501
+    assert await tell(gateway, stripe.signed(paid), mode="other") == 404
+    for other in (
+        altered(paid, amount=50),
+        altered(paid, currency="eur"),
+        altered(paid, metadata={"charge_id": "chg_"}),
+    ):
+        assert await tell(gateway, stripe.signed(other)) == 200
+    assert (await browser.look()).heading == "Payment is being made"
+    for _ in range(2):
+        assert await tell(gateway, stripe.signed(paid)) == 200
+    assert (await browser.look()).heading == "Thank you"
+    (customer,) = (await api(gateway, "GET", "/v1/connections"))["data"]
+    assert float(customer["wallet"]["balance"]) == 25
+
+
+async def test_stripe_tells_of_a_card_that_was_renewed_and_of_one_that_is_gone(
+    gateway: RunningGateway, stripe: StripeFake
+) -> None:
+    browser, _ = await entering(gateway)
+    (setup,) = stripe.objects.of("setup_intent")
+    stripe.objects.enter_card(setup["id"], GOOD)
+    await browser.send("card_entered")
+    (card,) = stripe.objects.of("payment_method")
+    renewed = copy.deepcopy(card)
+    renewed["card"].update(last4="0005", exp_year=2041)
+    event = stripe.objects.tell("payment_method.automatically_updated", renewed)
+    assert await tell(gateway, stripe.signed(event)) == 200
+    assert "Visa ending in 0005" in (await browser.look()).text
+    gone = stripe.objects.tell("payment_method.detached", renewed)
+    assert await tell(gateway, stripe.signed(gone)) == 200
+    assert (await browser.look()).heading == "Add a card"

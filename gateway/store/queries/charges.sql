@@ -46,6 +46,10 @@ SET next_attempt_at = now() + $3::double precision * interval '1 second',
     processor_ref = coalesce($4, processor_ref), updated_at = now()
 WHERE charge_id = $1 AND attempt = $2 AND status = 'open'
 
+-- name: told_of
+-- Whether the processor tells of a charge of ours, as we wrote it.
+SELECT 1 FROM charges WHERE charge_id = $1 AND mode = $2 AND processor = $3 AND amount_cents = $4 AND currency = $5
+
 -- name: lock_connection
 -- Of a charge, whatever has become of it: money that was taken is credited.
 SELECT 1 FROM connections c WHERE c.connection_id = (SELECT h.connection_id FROM charges h WHERE h.charge_id = $1)

@@ -37,6 +37,10 @@ UPDATE payment_methods SET removed_at = now(), is_default = false
 WHERE processor = $1 AND method_ref = $2 AND removed_at IS NULL
 RETURNING payer_id
 
+-- name: change_method
+UPDATE payment_methods SET brand = $3, last4 = $4, exp_month = $5, exp_year = $6
+WHERE processor = $1 AND method_ref = $2 AND removed_at IS NULL
+
 -- name: methods
 SELECT payment_method_id, processor, customer_ref, method_ref, brand, last4, exp_month, exp_year, is_default, added_at
 FROM payment_methods WHERE payer_id = $1 AND removed_at IS NULL

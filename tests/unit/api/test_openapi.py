@@ -33,6 +33,7 @@ UNDESCRIBED = {
     "/embed/checkout/{secret}",
     "/checkout/{secret}",
     "/checkout.js",
+    "/v1/processor_events/{name}/{mode}",
     "/checkout/{token}",
     "/{token}",
 }
