@@ -97,12 +97,13 @@ def check_call(obol: Obol, payer: Customer, request_id: str) -> None:
 
 
 def check_link(session_token: str, demo: Demonstration, link: str) -> None:
-    """The token is what the checkout library decodes; the link says that there is no checkout yet."""
+    """The token is what the checkout library decodes; the link leads to a checkout's first step."""
     told = json.loads(b64decode(session_token))
     assert (told["base"], told["secret"][:9]) == (f"{demo.url}/", "css_test_")
-    page = httpx2.get(link)
-    assert (page.status_code, page.headers["content-type"]) == (501, "text/html; charset=utf-8")
-    assert "Checkout is not available yet" in page.text
+    page = httpx2.get(link, follow_redirects=True)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert str(page.url).startswith(f"{demo.url}/checkout/css_test_")
+    assert '<h1 id="heading">Your phone number</h1>' in page.text
 
 
 # JavaScript

@@ -160,18 +160,18 @@ async def test_a_settle_lost_with_or_without_its_hold_is_debited_again_once(gate
 async def test_an_outage_longer_than_settles_are_kept_loses_none(tmp_path, postgres, frozen):
     """Redis' machine loses its power, at once or after it has hung for a while."""
     with valkey_server(tmp_path / "valkey") as server:
-        async with gateway_on(server, postgres, settle_keep_s=1, redis_timeout_ms=2_000) as gateway:
+        async with gateway_on(server, postgres, settle_keep_s=3, redis_timeout_ms=5_000) as gateway:
             customer = await gateway.customer(CREDIT_NANO)
             copy = server.remember(grant(customer))
             await called(gateway, customer)
             await becomes(gateway, customer, CREDIT_NANO - SLOW_NANO)
             if frozen:
                 server.freeze()
-                await asyncio.sleep(1.8)
+                await asyncio.sleep(3.8)
                 assert gateway.parts.ledger.connected
             else:
                 await asyncio.to_thread(server.power_cut, copy)
-                await asyncio.sleep(1.8)
+                await asyncio.sleep(3.8)
             assert gateway.parts.kept.entries == 1
             await back_from(gateway, server, copy)
             assert await balance_of(gateway, customer) == (CREDIT_NANO - SLOW_NANO, 0)
