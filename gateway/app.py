@@ -117,10 +117,6 @@ async def _serve(settings: Settings, listening: socket.socket, ready_file: Path 
             await runner.cleanup()
 
 
-def _nothing(point: str) -> None:
-    """No fail points."""
-
-
 def _fold_metrics() -> None:
     """Those who ended before us leave no files behind, also where nobody reads /metrics."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -199,9 +195,8 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[Parts, ApiContext,
         parts = await _parts(settings, engines, principals, metrics, stack)
         _run_loops(parts, engines, run)
         context = _context(parts, engines, sealed)
-        reached = parts.fail.reached if parts.fail is not None else _nothing
         context.checkouts, context.processor_events = await stack.enter_async_context(
-            checkout_parts.opened(store, engines.wallets, principals, settings, sealed, reached)
+            checkout_parts.opened(store, engines.wallets, principals, settings, sealed, failpoints.reaching(parts.fail))
         )
         probes = Probes(parts, ledger, engines.journal, keys, store)
         run(probes.run())

@@ -119,6 +119,15 @@ class FailPoints:
         return pid
 
 
+def reaching(fail: FailPoints | None) -> Callable[[str], None]:
+    """What is called at each point, also where there are none."""
+    return fail.reached if fail is not None else _nothing
+
+
+def _nothing(point: str) -> None:
+    """No fail points."""
+
+
 def of_settings(path: str, data_dir: str) -> FailPoints | None:
     """None where the setting `fail_point_file` is empty."""
     return FailPoints(Path(path), Path(data_dir)) if path else None

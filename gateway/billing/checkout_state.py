@@ -16,6 +16,7 @@ from gateway.billing.charges import Kind
 from gateway.cards.contract import Card, Mode
 from gateway.core.collection import CARD_MINIMUM_CENTS, NANO_A_CENT, cents_of
 from gateway.core.cycle import A_YEAR, Interval
+from gateway.phones.contract import CODE_TTL_S
 
 CheckoutMode = Literal["onboarding", "topup", "subscription", "credit_bundle"]
 Step = Literal[
@@ -26,7 +27,6 @@ WRONG_CODES_A_SESSION_MAX = 10
 CODES_A_PHONE_AN_HOUR_MAX = 5
 RESEND_AFTER_S = 30
 PAYMENTS_A_SESSION_MAX = 10
-CODE_WAITS_S = 600
 PROOF_S = 3_600
 TOPUP_MIN_CENTS = 1_000
 TOPUP_MAX_CENTS = 1_000_000
@@ -119,7 +119,7 @@ def step_of(progress: Progress) -> Step:
 
 
 def _awaits_code(progress: Progress) -> bool:
-    return progress.phone is not None and progress.code_age_s is not None and progress.code_age_s < CODE_WAITS_S
+    return progress.phone is not None and progress.code_age_s is not None and progress.code_age_s < CODE_TTL_S
 
 
 class PlanOffered(msgspec.Struct, frozen=True):

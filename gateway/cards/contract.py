@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gateway.core.collection import CARD_MAXIMUM_CENTS, CARD_MINIMUM_CENTS
+
 Mode = Literal["test", "live"]
 ChargeStatus = Literal["succeeded", "declined", "requires_action", "processing"]
 SetupStatus = Literal["succeeded", "requires_action", "declined", "pending"]
@@ -31,9 +33,6 @@ EventKind = Literal[
     "card_updated",
     "card_detached",
 ]
-
-MIN_CHARGE_CENTS = 50
-MAX_CHARGE_CENTS = 99_999_999
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -151,8 +150,8 @@ def check_order(order: ChargeOrder) -> None:
         raise ProcessorRefused(
             f"currency: {order.currency!r} is not charged, only 'usd'", code="currency_not_supported"
         )
-    if not MIN_CHARGE_CENTS <= order.amount_cents <= MAX_CHARGE_CENTS:
-        text = f"amount_cents: {order.amount_cents} is not from {MIN_CHARGE_CENTS} to {MAX_CHARGE_CENTS}"
+    if not CARD_MINIMUM_CENTS <= order.amount_cents <= CARD_MAXIMUM_CENTS:
+        text = f"amount_cents: {order.amount_cents} is not from {CARD_MINIMUM_CENTS} to {CARD_MAXIMUM_CENTS}"
         raise ProcessorRefused(text, code="amount_not_allowed")
 
 

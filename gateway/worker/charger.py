@@ -14,6 +14,7 @@ from typing import Final
 
 import asyncpg
 
+from gateway import failpoints
 from gateway.background import Background
 from gateway.billing.charges import Charges, order_of
 from gateway.cards.contract import ChargeResult, Mode, OutcomeUnknown, Processor, ProcessorRefused
@@ -47,7 +48,7 @@ class Charger:
         self._charges = charges
         self._processors = processors
         self._settings = settings
-        self._reached = fail.reached if fail is not None else _nothing
+        self._reached = failpoints.reaching(fail)
         self._calls = Background()
         self._stopping = False
 
@@ -131,7 +132,3 @@ class Charger:
         _LOG.log(logging.ERROR if outcome == "refused" else logging.WARNING, "a charge stays open", extra=said)
         values = (row["charge_id"], row["attempt"], float(pause_s), processor_ref)
         await self._store.execute("charges.ask_again", *values)
-
-
-def _nothing(point: str) -> None:
-    """No fail points."""

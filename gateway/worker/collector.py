@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from gateway import failpoints
 from gateway.billing import charges
 from gateway.billing.charges import LimitTurn, NewCharge
 from gateway.billing.turns import Turns
@@ -70,7 +71,7 @@ class Collector:
         self._processors = processors
         self._cap_nano = settings.overage_cap_nano
         self._rules = Rules(settings.charge_threshold_nano, settings.auto_top_up_below_nano)
-        self._fail = fail
+        self._reached = failpoints.reaching(fail)
 
     async def collect_once(self) -> bool:
         """Look at a batch that is due in real time, and one by clocks that are ahead. Return whether there may be more
@@ -90,8 +91,8 @@ class Collector:
             for row in rows:
                 self._look(row, looks)
             await self._write(db, looks)
-        if looks.charge and self._fail is not None:
-            self._fail.reached("charge_written")
+        if looks.charge:
+            self._reached("charge_written")
         if looks.allow or looks.forbid:
             await self._turns.apply_to(wallet_ids)
         return len(due)

@@ -121,6 +121,12 @@ def altered(event: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return other
 
 
+async def of_mode(gateway: RunningGateway, mode: str) -> None:
+    """The charge is one of this mode."""
+    async with gateway.context.store.connection() as db:
+        await db.execute("UPDATE charges SET mode = $1", mode)
+
+
 async def test_stripe_tells_what_became_of_a_charge(gateway: RunningGateway, stripe: StripeFake) -> None:
     browser, _ = await entering(gateway)
     (setup,) = stripe.objects.of("setup_intent")
@@ -139,6 +145,9 @@ async def test_stripe_tells_what_became_of_a_charge(gateway: RunningGateway, str
         altered(paid, metadata={"charge_id": "chg_"}),
     ):
         assert await tell(gateway, stripe.signed(other)) == 200
+    await of_mode(gateway, "live")
+    assert await tell(gateway, stripe.signed(paid)) == 200
+    await of_mode(gateway, "test")
     assert (await browser.look()).heading == "Payment is being made"
     for _ in range(2):
         assert await tell(gateway, stripe.signed(paid)) == 200

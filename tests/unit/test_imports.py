@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": {"core", "errors", "share", "wire"},
     "ledger": {"core", "errors", "share", "wire"},
     "store": {"core", "errors", "settings", "wire"},
-    "cards": {"errors", "settings", "store"},
+    "cards": {"core", "errors", "settings", "store"},
     "phones": {"errors", "settings", "store"},
 }
 _BELOW_BILLING = {"cards", "core", "counting", "errors", "ledger", "phones", "prices", "providers", "settings", "store"}
